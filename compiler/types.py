@@ -1,0 +1,109 @@
+"""Element types and tensor types."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from .dims import Dim, product
+
+
+class DType(str, Enum):
+    """An element type. ``bf16`` has no numpy type: its arrays are ``uint16`` holding the upper half of the float32."""
+
+    f64 = "f64"
+    f32 = "f32"
+    f16 = "f16"
+    bf16 = "bf16"
+    i64 = "i64"
+    i32 = "i32"
+    i16 = "i16"
+    i8 = "i8"
+    u8 = "u8"
+    bool = "bool"
+
+    __str__ = str.__str__
+
+    @property
+    def size(self) -> int:
+        """Bytes per element."""
+        return {"f64": 8, "i64": 8, "f32": 4, "i32": 4, "f16": 2, "bf16": 2, "i16": 2}.get(self.value, 1)
+
+    @property
+    def is_float(self) -> bool:
+        return self in (DType.f64, DType.f32, DType.f16, DType.bf16)
+
+    @property
+    def is_integer(self) -> bool:
+        return not self.is_float and self is not DType.bool
+
+    @property
+    def numpy(self) -> np.dtype:
+        """The numpy type that holds it (``uint16`` for bf16)."""
+        names = {"f64": "f8", "f32": "f4", "f16": "f2", "bf16": "u2", "i64": "i8", "i32": "i4", "i16": "i2"}
+        return np.dtype({**names, "i8": "i1", "u8": "u1", "bool": "?"}[self.value])
+
+    @staticmethod
+    def of(array: np.ndarray) -> DType:
+        """The element type of a numpy array (never bf16).
+
+        Raises:
+            TypeError: numpy type without a counterpart.
+        """
+        for dtype in DType:
+            if dtype is not DType.bf16 and dtype.numpy == array.dtype:
+                return dtype
+        raise TypeError(f"arrays of {array.dtype} are not supported")
+
+
+floats = frozenset(d for d in DType if d.is_float)
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """Element type and logical shape; ``layout`` names a blocking of the storage and is set by backends alone."""
+
+    dtype: DType
+    shape: tuple[Dim, ...]
+    layout: str | None = None
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+    @property
+    def elements(self) -> Dim:
+        return product(self.shape)
+
+    @property
+    def bytes(self) -> Dim:
+        return self.elements * self.dtype.size
+
+    @property
+    def is_static(self) -> bool:
+        return all(isinstance(d, int) for d in self.shape)
+
+    def with_shape(self, shape: Sequence[Dim]) -> TensorType:
+        return TensorType(self.dtype, tuple(shape))
+
+    def with_dtype(self, dtype: DType) -> TensorType:
+        return TensorType(dtype, self.shape)
+
+    def __str__(self) -> str:
+        shape = ", ".join(str(d) for d in self.shape)
+        return f"{self.dtype.value}[{shape}]" + (f"@{self.layout}" if self.layout else "")
+
+
+def float_to_bf16(array: np.ndarray) -> np.ndarray:
+    """Round float32 to bfloat16 (nearest even; NaN stays NaN) as ``uint16``."""
+    bits = np.ascontiguousarray(array, dtype=np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return np.where(np.isnan(array), np.uint32(0x7FC0), rounded).astype(np.uint16).reshape(np.shape(array))
+
+
+def bf16_to_float(array: np.ndarray) -> np.ndarray:
+    """Widen bfloat16 bits (``uint16``) to float32."""
+    return (np.ascontiguousarray(array).astype(np.uint32) << 16).view(np.float32).reshape(np.shape(array))

@@ -1,0 +1,57 @@
+# planish. `make demo` and `make test` work on a fresh machine that has Python 3.11+, make and g++ (or clang++).
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# One more package index, for example https://download.pytorch.org/whl/cpu for the small CPU-only build of torch.
+INDEX  ?=
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet -c constraints.txt $(if $(INDEX),--extra-index-url $(INDEX))
+STAMP  := $(VENV)/.installed
+PLUGIN := $(VENV)/.plugin
+# Arguments for pytest: make test ARGS="-k attention -x"
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench docs clean
+
+help:  ## what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## */  make \1#/' | column -t -s '#'
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit("planish needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMP): $(BIN)/python pyproject.toml constraints.txt
+	$(INSTALL) setuptools wheel
+	$(INSTALL) --no-build-isolation -e '.[dev]'
+	@mkdir -p .types && ln -sfn .. .types/planish
+	@touch $@
+
+$(PLUGIN): $(STAMP) examples/custom_pass/pyproject.toml
+	$(INSTALL) --no-build-isolation --no-deps -e examples/custom_pass
+	@touch $@
+
+demo: $(STAMP)  ## compile the real MiniLM, check it against PyTorch, run it, print speed and quality
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python examples/demo.py
+
+test: $(PLUGIN)  ## every test, the slow ones included; ARGS="-m 'not slow'" leaves them out
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP)  ## formatting, lint, types, layering
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	@mkdir -p .types && ln -sfn .. .types/planish
+	MYPYPATH=.types $(BIN)/mypy -p planish
+	$(BIN)/python -m pytest -q tests/test_layering.py
+
+bench: $(STAMP)  ## side by side with the peers (sets up bench/.peers-venv on first use)
+	$(BIN)/python bench/peers/setup.py $(if $(INDEX),--index $(INDEX))
+	$(BIN)/python -m planish.bench $(ARGS)
+
+docs: $(STAMP)  ## write docs/cli.md and docs/result.svg anew from the program and the measured figures
+	$(BIN)/python docs/make_cli_reference.py
+	$(BIN)/python docs/make_result_picture.py
+
+clean:  ## remove the environment and what the tools left behind
+	rm -rf $(VENV) .types .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info build dist

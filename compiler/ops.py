@@ -507,5 +507,3 @@ _define()
 def is_elementwise(node: Node) -> bool:
     """Whether the op of ``node`` works element by element."""
     return schema(node.op).elementwise
-
-

@@ -1,0 +1,79 @@
+"""Specs to C++ text: one jinja2 environment, one function per kernel, one preamble per translation unit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ..compiler.dims import Dim
+from .specs import ISA_LEVELS, AttentionSpec, KernelSpec, LinearSpec, MatmulSpec, RowProgram, digest
+
+#: float32 lanes of one vector, by ISA level.
+LANES = {"portable": 4, "avx2": 8, "avx512-vnni": 16, "avx512-bf16": 16}
+
+#: The module that renders a class of specs: it has ``render(spec, isa, name) -> str``, the text of
+#: ``static void NAME(const planish_host* host, void* const* p, const int64_t* d, void* scratch)`` with whatever it needs
+#: before it, and ``scratch_bytes(spec, dims, isa) -> Dim``.
+_RENDERERS: dict[type, str] = {
+    RowProgram: "row",
+    LinearSpec: "linear",
+    MatmulSpec: "matmul",
+    AttentionSpec: "attention",
+}
+
+
+@cache
+def environment() -> Environment:
+    """The jinja2 environment of all templates: an undefined name is an error, nothing is escaped."""
+    env = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        undefined=StrictUndefined,
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    env.filters["lines"] = lambda lines, width=4: indent_lines(lines, width)
+    return env
+
+
+def indent_lines(lines: Sequence[str], width: int = 4) -> str:
+    """``lines`` joined, each but the first indented by ``width`` spaces (jinja puts the first where the tag stands)."""
+    return "\n".join(line if i == 0 or not line else " " * width + line for i, line in enumerate(lines))
+
+
+def template(name: str, **context: object) -> str:
+    """Render ``templates/<name>`` with ``context``."""
+    return environment().get_template(name).render(**context)
+
+
+def preamble(isa: str) -> str:
+    """What every unit starts with: includes, the host table, ``parallel`` and the vector abstraction for ``isa``."""
+    index = ISA_LEVELS.index(isa)
+    return template("cpu/vec.hpp.j2", isa=isa, lanes=LANES[isa], avx2=index >= 1, avx512=index >= 2, bf16=index >= 3)
+
+
+def kernel_name(spec: KernelSpec) -> str:
+    """The name of the C++ function of a spec: equal specs share one."""
+    return f"k_{digest(spec)}"
+
+
+def render_kernel(spec: KernelSpec, isa: str) -> str:
+    """The C++ text of one kernel; it stands after :func:`preamble` of the same ISA level."""
+    text: str = _renderer(spec).render(spec, isa, kernel_name(spec))
+    return text
+
+
+def scratch_bytes(spec: KernelSpec, dims: Sequence[Dim], isa: str) -> Dim:
+    """Bytes of private memory that one worker of a kernel needs, as a function of the launch's ``dims``; 0 for none."""
+    size: Dim = _renderer(spec).scratch_bytes(spec, dims, isa)
+    return size
+
+
+def _renderer(spec: KernelSpec) -> ModuleType:
+    return import_module(f".{_RENDERERS[type(spec)]}", __package__)

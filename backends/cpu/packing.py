@@ -1,0 +1,100 @@
+"""Weights of a linear in the order in which its kernel reads them.
+
+A packed weight is a sequence of *panels* of ``vectors * lanes`` output features; a panel is
+``[ceil(K / step)][vectors][lanes][step]``: the ``step`` values of k that one dot-product instruction takes lie together, so
+the kernel reads a panel once, front to back. The last panel has as many vectors as are left, and only its last vector is
+padded. K is padded with zeros to a multiple of ``step``. ``lanes`` depends on the ISA level, ``step`` on the element type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ...codegen.linear import LAYOUT_VERSION, MAX_K_INT8, STEP, tile_shape
+from ...compiler.errors import LoweringError
+
+_DTYPES = {"f32": np.dtype(np.float32), "bf16": np.dtype(np.uint16), "w8a8": np.dtype(np.int8)}
+
+
+def layout_name(compute: str, isa: str) -> str:
+    """The name of the layout, for ``TensorType.layout``: equal names, equal bytes."""
+    shape = tile_shape(compute, isa)
+    return f"panel{shape.vectors}x{shape.lanes}k{STEP[compute]}.v{LAYOUT_VERSION}"
+
+
+def packed_bytes(compute: str, n: int, k: int, isa: str) -> int:
+    """Bytes of the packed form of a weight of shape ``[n, k]``."""
+    lanes, step = tile_shape(compute, isa).lanes, STEP[compute]
+    return -(-n // lanes) * lanes * -(-k // step) * step * _DTYPES[compute].itemsize
+
+
+def _pack(weight: np.ndarray, compute: str, isa: str) -> np.ndarray:
+    shape, step = tile_shape(compute, isa), STEP[compute]
+    if weight.ndim != 2 or 0 in weight.shape:
+        raise LoweringError(f"a weight of shape {list(weight.shape)} is no matrix", "a linear takes [out, in]")
+    weight = np.ascontiguousarray(weight, dtype=_DTYPES[compute])
+    n, k = weight.shape
+    lanes, vectors, steps = shape.lanes, -(-n // shape.lanes), -(-k // step)
+    if n % lanes or k % step:
+        weight = np.pad(weight, ((0, -n % lanes), (0, -k % step)))
+    # One element per dot-product group, so that the transposition moves whole groups.
+    group = np.dtype(f"u{step * weight.itemsize}")
+    grid = weight.view(group).reshape(vectors, lanes, steps)
+    whole = vectors // shape.vectors
+    packed = np.empty(vectors * lanes * steps, dtype=group)
+    cut = whole * shape.vectors * lanes * steps
+    if whole:
+        view = packed[:cut].reshape(whole, steps, shape.vectors, lanes)
+        view[...] = grid[: whole * shape.vectors].reshape(whole, shape.vectors, lanes, steps).transpose(0, 3, 1, 2)
+    if whole * shape.vectors < vectors:
+        packed[cut:].reshape(steps, -1, lanes)[...] = grid[whole * shape.vectors :].transpose(2, 0, 1)
+    return packed.view(_DTYPES[compute])
+
+
+def pack_f32(weight: np.ndarray, isa: str) -> np.ndarray:
+    """Pack ``weight`` f32 ``[N, K]``; returns flat f32.
+
+    Raises:
+        LoweringError: ``weight`` is no matrix.
+    """
+    return _pack(weight, "f32", isa)
+
+
+def pack_bf16(weight: np.ndarray, isa: str) -> np.ndarray:
+    """Pack ``weight``, bf16 as ``uint16`` ``[N, K]``; returns flat ``uint16``.
+
+    Raises:
+        LoweringError: ``weight`` is no matrix.
+    """
+    return _pack(weight, "bf16", isa)
+
+
+def pack_w8(weight: np.ndarray, isa: str) -> tuple[np.ndarray, np.ndarray]:
+    """Pack ``weight`` int8 ``[N, K]`` in [-127, 127].
+
+    Returns:
+        the packed weight, flat int8, and ``-128 * sum over k``, int32 ``[N padded to whole vectors]``: what the kernel
+        starts its accumulators with, because it multiplies ``x + 128``.
+
+    Raises:
+        LoweringError: ``weight`` is no matrix, holds -128 (symmetric int8 does not, and the int8 product without VNNI is
+            exact only without it), or has so many columns that an int32 sum could overflow.
+    """
+    if weight.dtype != np.int8:
+        raise LoweringError(f"a w8a8 weight must be int8, not {weight.dtype}", "quantise it first")
+    if weight.ndim == 2 and weight.shape[1] > MAX_K_INT8:
+        raise LoweringError(
+            f"an int8 linear over {weight.shape[1]} inputs could overflow its int32 sums",
+            f"the limit is {MAX_K_INT8} inputs; give this layer another precision",
+        )
+    if weight.size and int(weight.min()) == -128:
+        raise LoweringError("an int8 weight holds -128", "symmetric int8 weights lie in [-127, 127]")
+    packed = _pack(weight, "w8a8", isa)
+    sums = weight.sum(axis=1, dtype=np.int32)
+    return packed, np.pad(-128 * sums, (0, -len(sums) % tile_shape("w8a8", isa).lanes)).astype(np.int32)
+
+
+#: Packs a float weight for a compute type.
+PACK: dict[str, Callable[[np.ndarray, str], np.ndarray]] = {"f32": pack_f32, "bf16": pack_bf16}

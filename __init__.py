@@ -25,13 +25,16 @@ _HOME = {
     "before": "compiler.pipeline",
     "RewriteRule": "compiler.rewrite",
     "floats": "compiler.types",
+    "ArtifactError": "runtime.errors",
     "BudgetError": "compiler.errors",
     "CaptureError": "compiler.errors",
+    "InputError": "runtime.errors",
     "LoweringError": "compiler.errors",
     "PassError": "compiler.errors",
-    "PlanishError": "compiler.errors",
+    "PlanishError": "errors",
+    "RunError": "runtime.errors",
     "ToolchainError": "compiler.errors",
-    "UsageError": "compiler.errors",
+    "UsageError": "errors",
     "VerifyError": "compiler.errors",
 }
 

@@ -1,31 +1,22 @@
-"""The errors a user can meet. Each is one plain sentence and, where there is one, a hint on what to do."""
+"""The errors of compiling, on the base that the runtime shares.
+
+Each is one plain sentence and, where there is one, a hint on what to do.
+"""
 
 from __future__ import annotations
 
+from ..errors import PlanishError, UsageError
 
-class PlanishError(Exception):
-    """Any failure that planish explains.
-
-    Args:
-        message: one plain sentence.
-        hint: what the user can do about it.
-    """
-
-    exit_code = 1
-
-    def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
-
-    def __str__(self) -> str:
-        return self.message if self.hint is None else f"{self.message} ({self.hint})"
-
-
-class UsageError(PlanishError):
-    """The call or the command line is wrong: exit status 2."""
-
-    exit_code = 2
+__all__ = [
+    "BudgetError",
+    "CaptureError",
+    "LoweringError",
+    "PassError",
+    "PlanishError",
+    "ToolchainError",
+    "UsageError",
+    "VerifyError",
+]
 
 
 class CaptureError(PlanishError):

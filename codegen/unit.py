@@ -1,0 +1,307 @@
+"""A program as one C++ file: preamble, kernels, tables, and the engine that plans and runs it behind the C ABI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ..compiler.dims import Call, Dim, Expr, floordiv, symbols
+from ..compiler.errors import LoweringError
+from . import render
+from .memory import ALIGNMENT, live_ranges, weight_bytes
+from .program import Buffer, Launch, Port, Program
+from .specs import KernelSpec, canonical, digest
+
+#: Where the sources of the host lie; read as data, never imported.
+RUNTIME = Path(__file__).parent.parent / "runtime"
+
+_KINDS = {
+    "input": "kInput",
+    "output": "kOutput",
+    "weight": "kWeight",
+    "state": "kState",
+    "arena": "kArena",
+    "scratch": "kScratch",
+}
+_FUNCTIONS = {"floordiv": "floor_div", "mod": "floor_mod", "min": "smaller", "max": "larger"}
+
+
+@dataclass
+class _Context:
+    """What ``program.cpp.j2`` reads. Texts are C literals; numbers of values index the table of dimensions."""
+
+    isa: str
+    weights_bytes: int
+    symbols: list[dict[str, Any]]
+    values: list[dict[str, str]] = field(default_factory=list)
+    inputs: list[dict[str, Any]] = field(default_factory=list)
+    outputs: list[dict[str, Any]] = field(default_factory=list)
+    states: list[dict[str, Any]] = field(default_factory=list)
+    shape_values: list[int] = field(default_factory=list)
+    shape_starts: list[list[int]] = field(default_factory=list)
+    buffers: list[dict[str, Any]] = field(default_factory=list)
+    launches: list[dict[str, Any]] = field(default_factory=list)
+    pointer_count: int = 0
+    dim_count: int = 0
+    external_count: int = 0
+
+
+class _Values:
+    """The table of dimensions: equal dimensions share one entry."""
+
+    def __init__(self, order: list[str]) -> None:
+        self._position = {name: i for i, name in enumerate(order)}
+        self._number: dict[Dim, int] = {}
+
+    def __call__(self, dim: Dim) -> int:
+        return self._number.setdefault(dim, len(self._number))
+
+    def entries(self) -> list[dict[str, str]]:
+        return [
+            {"text": c_dim(dim, self._position), "comment": "" if isinstance(dim, int) else f"  // {dim}"}
+            for dim in self._number
+        ]
+
+
+def c_dim(dim: Dim, position: dict[str, int]) -> str:
+    """``dim`` as C text over ``s[...]`` in int64; ``position`` gives the number of each symbol."""
+    if isinstance(dim, int):
+        return f"INT64_C({dim})"
+    return " + ".join(
+        "*".join(
+            [f"INT64_C({coefficient})"] * (coefficient != 1 or not monomial) + [_atom(a, position) for a in monomial]
+        )
+        for monomial, coefficient in dim.terms
+    )
+
+
+def _atom(atom: str | Call, position: dict[str, int]) -> str:
+    if isinstance(atom, str):
+        return f"s[{position[atom]}]"
+    return f"{_FUNCTIONS[atom.fn]}({', '.join(c_dim(a, position) for a in atom.args)})"
+
+
+def c_string(text: str) -> str:
+    """A C string literal of ``text`` in UTF-8."""
+    plain = {0x22: '\\"', 0x5C: "\\\\"}
+    return '"' + "".join(plain.get(b) or (chr(b) if 32 <= b < 127 else f"\\{b:03o}") for b in text.encode()) + '"'
+
+
+def _comment(text: str) -> str:
+    return "".join(c if c.isprintable() and c != "\\" else "?" for c in text)
+
+
+def render_unit(
+    program: Program,
+    *,
+    preamble: Callable[[str], str] = render.preamble,
+    kernel: Callable[[KernelSpec, str], str] = render.render_kernel,
+) -> str:
+    """The C++ text of a whole program: what the toolchain builds into a unit.
+
+    Args:
+        program: the program; checked first.
+        preamble: gives the start of the file for an ISA level.
+        kernel: gives the text of ``static void k_<digest>(...)`` for a spec and an ISA level.
+
+    Raises:
+        LoweringError: the program contradicts itself.
+    """
+    check(program)
+    parts = [f"// {line}" if line else "//" for line in _summary(program)]
+    parts += ["", (RUNTIME / "planish.h").read_text(), preamble(program.isa)]
+    seen: set[str] = set()
+    for launch in program.launches:
+        key = digest(launch.spec)
+        if key not in seen:
+            seen.add(key)
+            parts.append(kernel(launch.spec, program.isa))
+    parts.append(render.template("cpu/program.cpp.j2", p=_context(program)))
+    return "\n".join(parts)
+
+
+@cache
+def host_source() -> str:
+    """The C++ text of the host, self-contained; it runs on every CPU of its architecture."""
+    header, text = (RUNTIME / "planish.h").read_text(), (RUNTIME / "host.cpp").read_text()
+    return text.replace('#include "planish.h"\n', header, 1)
+
+
+def _summary(program: Program) -> list[str]:
+    ports = [
+        f"{role} {port.name}: {port.dtype}[{', '.join(map(str, port.shape))}]"
+        for role, group in (("input", program.inputs), ("output", program.outputs), ("state", program.states))
+        for port in group
+    ]
+    return ["A model compiled by planish.", "", f"ISA level {program.isa}.", *map(_comment, ports)]
+
+
+def _context(program: Program) -> _Context:
+    value = _Values(list(program.symbols))
+    context = _Context(
+        program.isa,
+        weight_bytes(program),
+        [{"name": c_string(n), "lower": _c_int(lo), "upper": _c_int(hi)} for n, (lo, hi) in program.symbols.items()],
+    )
+    groups = (program.inputs, program.outputs, program.states)
+    for ports, into in zip(groups, (context.inputs, context.outputs, context.states), strict=True):
+        starts = []
+        for port in ports:
+            starts.append(len(context.shape_values))
+            context.shape_values += [value(d) for d in port.shape]
+            shape = c_string(", ".join(map(str, port.shape)))
+            into.append({"name": c_string(port.name), "dtype": port.dtype.value, "shape": shape, "dims": port.shape})
+        context.shape_starts.append(starts)
+    width = max(1, *map(len, groups))
+    context.shape_starts = [row + [0] * (width - len(row)) for row in context.shape_starts]
+    place = _places(program)
+    for number, (buffer, (first, last)) in enumerate(zip(program.buffers, live_ranges(program), strict=True)):
+        context.buffers.append(
+            {
+                "kind": _KINDS[buffer.kind], "first": first, "last": last, "bytes": value(buffer.bytes),
+                "place": place[number], "comment": _comment(f"{buffer.name}: {buffer.bytes} bytes"),
+            }
+        )  # fmt: skip
+    for launch in program.launches:
+        context.launches.append(_launch(program, launch, context, value))
+    context.values = value.entries()
+    return context
+
+
+def _places(program: Program) -> list[int]:
+    places = [buffer.offset if buffer.kind == "weight" else 0 for buffer in program.buffers]
+    for ports in (program.inputs, program.outputs, program.states):
+        for number, port in enumerate(ports):
+            places[port.buffer] = number
+    return places
+
+
+def _launch(program: Program, launch: Launch, context: _Context, value: _Values) -> dict[str, Any]:
+    stride: Dim = 0
+    if launch.scratch is not None:
+        stride = floordiv(program.buffers[launch.scratch].bytes + ALIGNMENT - 1, ALIGNMENT) * ALIGNMENT
+    arguments = [value(d) for d in (*launch.dims, stride)]
+    references = [(-1 if r.buffer is None else r.buffer, value(r.offset)) for r in launch.pointers]
+    entry = {
+        "label": c_string(launch.label),
+        "comment": _comment(f"{launch.label} ({type(launch.spec).__name__}, {launch.precision})"),
+        "kernel": f"k_{digest(launch.spec)}",
+        "references": references,
+        "arguments": arguments,
+        "pointer": context.pointer_count,
+        "dim": context.dim_count,
+        "scratch": -1 if launch.scratch is None else launch.scratch,
+    }
+    context.pointer_count += len(references)
+    context.dim_count += len(arguments)
+    context.external_count += sum(
+        r.buffer is not None and program.buffers[r.buffer].kind in ("input", "output", "state") for r in launch.pointers
+    )
+    return entry
+
+
+def _c_int(n: int) -> str:
+    return f"INT64_C({n})"
+
+
+# -- checks ----------------------------------------------------------------------------------------------------------
+def check(program: Program) -> None:
+    """Hold a program against the contract.
+
+    Raises:
+        LoweringError: a port is not on a buffer of its kind, two ports share an input or state buffer, a reference or
+            scratch number is out of range, a dimension uses an unknown symbol, weights overlap or are not aligned, or
+            the arrays are not those of the weight buffers.
+    """
+    _check_ports(program)
+    _check_weights(program)
+    kinds = [buffer.kind for buffer in program.buffers]
+    written: set[int] = set()
+    for launch in program.launches:
+        for ref in launch.pointers:
+            if ref.buffer is None:
+                continue
+            if not 0 <= ref.buffer < len(kinds):
+                raise LoweringError(f"the launch '{launch.label}' names buffer {ref.buffer}, which does not exist")
+            if kinds[ref.buffer] == "scratch":
+                raise LoweringError(f"the launch '{launch.label}' passes a scratch buffer as a pointer")
+            written.add(ref.buffer)
+        if launch.scratch is not None and (not 0 <= launch.scratch < len(kinds) or kinds[launch.scratch] != "scratch"):
+            raise LoweringError(f"the scratch of the launch '{launch.label}' is no scratch buffer")
+        for dim in (*launch.dims, *(ref.offset for ref in launch.pointers), launch.flops, launch.bytes):
+            _check_dim(program, dim, f"the launch '{launch.label}'")
+    for port in program.outputs:
+        if port.buffer not in written:
+            raise LoweringError(f"no launch touches the output '{port.name}'")
+
+
+def _check_ports(program: Program) -> None:
+    owner: dict[int, str] = {}
+    for kind, ports in (("input", program.inputs), ("output", program.outputs), ("state", program.states)):
+        for port in ports:
+            buffer = program.buffers[port.buffer]
+            if buffer.kind != kind:
+                raise LoweringError(f"the {kind} '{port.name}' is on a buffer of kind {buffer.kind}")
+            if port.buffer in owner:
+                raise LoweringError(f"the ports '{owner[port.buffer]}' and '{port.name}' share a buffer")
+            owner[port.buffer] = port.name
+            for dim in port.shape:
+                _check_dim(program, dim, f"the {kind} '{port.name}'")
+    for number, buffer in enumerate(program.buffers):
+        if buffer.kind in ("input", "output", "state") and number not in owner:
+            raise LoweringError(f"the {buffer.kind} buffer '{buffer.name}' belongs to no port")
+        _check_dim(program, buffer.bytes, f"the buffer '{buffer.name}'")
+
+
+def _check_weights(program: Program) -> None:
+    weights: list[Buffer] = [b for b in program.buffers if b.kind == "weight"]
+    if len(weights) != len(program.weights):
+        raise LoweringError(f"there are {len(weights)} weight buffers and {len(program.weights)} arrays")
+    end, name = 0, ""
+    for buffer, array in zip(sorted(weights, key=lambda b: b.offset), program.weights, strict=True):
+        if buffer.bytes != array.nbytes:
+            raise LoweringError(f"the weight '{buffer.name}' has {array.nbytes} bytes and its buffer {buffer.bytes}")
+        if buffer.offset % ALIGNMENT:
+            raise LoweringError(f"the weight '{buffer.name}' is not aligned to {ALIGNMENT} bytes")
+        if buffer.offset < end:
+            raise LoweringError(f"the weights '{name}' and '{buffer.name}' overlap")
+        end, name = buffer.offset + array.nbytes, buffer.name
+
+
+def _check_dim(program: Program, dim: Dim, where: str) -> None:
+    unknown = symbols(dim) - set(program.symbols) if isinstance(dim, Expr) else set()
+    if unknown:
+        raise LoweringError(f"{where} uses the unknown symbol '{sorted(unknown)[0]}'")
+
+
+# -- description -----------------------------------------------------------------------------------------------------
+def describe(program: Program) -> dict[str, Any]:
+    """What the manifest says of a unit, as JSON-able data: ports, symbols, weights index, launches."""
+    weights = sorted((b for b in program.buffers if b.kind == "weight"), key=lambda b: b.offset)
+    return {
+        "isa": program.isa,
+        "symbols": {name: {"min": low, "max": high} for name, (low, high) in program.symbols.items()},
+        "inputs": [_port(p) for p in program.inputs],
+        "outputs": [_port(p) for p in program.outputs],
+        "states": [_port(p) for p in program.states],
+        "weights_bytes": weight_bytes(program),
+        "weights": [
+            {"name": b.name, "offset": b.offset, "bytes": a.nbytes, "dtype": str(a.dtype), "shape": list(a.shape)}
+            for b, a in zip(weights, program.weights, strict=True)
+        ],
+        "launches": [
+            {
+                "label": launch.label, "kernel": canonical(launch.spec)["kind"], "digest": digest(launch.spec),  # type: ignore[index]
+                "precision": launch.precision, "sources": list(launch.sources),
+                "flops": str(launch.flops), "bytes": str(launch.bytes),
+            }
+            for launch in program.launches
+        ],
+    }  # fmt: skip
+
+
+def _port(port: Port) -> dict[str, Any]:
+    return {"name": port.name, "dtype": port.dtype.value, "shape": [str(d) for d in port.shape]}

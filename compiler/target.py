@@ -1,0 +1,165 @@
+"""What is compiled for: the target, what it can do, and the protocol a backend keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol
+
+from .errors import UsageError
+from .graph import Graph, Node
+from .options import nearest
+from .pass_protocol import Pass
+
+#: Backends that planish brings along, each the package ``planish.backends.<name>`` with an attribute ``BACKEND``.
+BUILT_IN = ("cpu",)
+#: Entry points of backends that other packages bring.
+ENTRY_POINTS = "planish.backends"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A backend and a level of it, as ``cpu:avx2``.
+
+    Attributes:
+        backend: name of the backend.
+        level: one of the backend's levels; empty means this machine, until :func:`find_target` has filled it in.
+    """
+
+    backend: str
+    level: str = ""
+
+    @staticmethod
+    def parse(text: str) -> Target:
+        """Read ``cpu`` or ``cpu:avx2``; the names are not looked up (see :func:`find_target`).
+
+        Raises:
+            UsageError: the text is no target.
+        """
+        backend, colon, level = text.strip().partition(":")
+        if not backend or (colon and not level) or ":" in level:
+            raise UsageError(f"{text!r} is no target", "for example cpu or cpu:avx2")
+        return Target(backend, level)
+
+    def __str__(self) -> str:
+        return f"{self.backend}:{self.level}" if self.level else self.backend
+
+    def capabilities(self) -> Capabilities:
+        """What the target can do, as its backend says.
+
+        Raises:
+            UsageError: there is no such backend or level.
+        """
+        return backend(self.backend).capabilities(self)
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a target can do.
+
+    Attributes:
+        precisions: anchor op (``linear``, ``attention``, ...) -> the named precisions it has kernels for, best known
+            first; ``rest`` stands for every op not named.
+        features: instruction sets and the like, for reports.
+        layouts: named storage blockings, by anchor op.
+    """
+
+    precisions: Mapping[str, tuple[str, ...]]
+    features: tuple[str, ...] = ()
+    layouts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def of(self, op: str) -> tuple[str, ...]:
+        """The precisions there are for ``op``."""
+        return self.precisions.get(op, self.precisions.get("rest", ("f32",)))
+
+
+class Backend(Protocol):
+    """A target family. Everything but ``measure`` and ``build`` is pure."""
+
+    name: str
+    #: The levels, each implying the one before; empty if there is one only.
+    levels: tuple[str, ...]
+
+    def detect(self) -> str:
+        """The highest level that this machine runs; empty if there are none."""
+
+    def capabilities(self, target: Target) -> Capabilities:
+        """Precisions per anchor op, layouts, instruction sets."""
+
+    def passes(self, target: Target) -> Mapping[str, Sequence[Pass]]:
+        """The target's own passes, by slot: legalize, fuse, layout."""
+
+    def supports(self, node: Node, target: Target) -> str | None:
+        """None if there is a kernel for ``node``, else the reason why not."""
+
+    def measure(self, requests: Sequence[Any], target: Target) -> list[float]:
+        """Seconds of each request (a fused region, its dims, threads); one build for the batch, cached on disk."""
+
+    def lower(self, graph: Graph, target: Target) -> Any:
+        """The unit: source text, launch data and packed weights. Pure.
+
+        Raises:
+            LoweringError: there is no kernel for a node.
+        """
+
+    def build(self, unit: Any, directory: Path) -> Any:
+        """Run the toolchain on ``unit``; cached by digest.
+
+        Raises:
+            ToolchainError: it is missing or it failed.
+        """
+
+
+@cache
+def _plugins() -> dict[str, Callable[[], Any]]:
+    found: dict[str, Callable[[], Any]] = {}
+    for point in entry_points(group=ENTRY_POINTS):
+        if point.name in found or point.name in BUILT_IN:
+            raise UsageError(f"two packages bring a backend {point.name!r}", f"one of them is {point.value}")
+        found[point.name] = point.load
+    return found
+
+
+def backend_names() -> tuple[str, ...]:
+    """Names of the backends there are, plugins included.
+
+    Raises:
+        UsageError: two packages bring a backend of the same name.
+    """
+    return (*BUILT_IN, *_plugins())
+
+
+def backend(name: str) -> Backend:
+    """The backend called ``name``; its package is imported now.
+
+    Raises:
+        UsageError: there is none; names the nearest.
+    """
+    if name in BUILT_IN:
+        return import_module(f"...backends.{name}", __name__).BACKEND
+    if name in _plugins():
+        loaded = _plugins()[name]()
+        return loaded() if isinstance(loaded, type) else loaded
+    raise UsageError(f"there is no target {name!r}", nearest(name, backend_names()))
+
+
+def find_target(given: str | Target) -> Target:
+    """``given`` with its names looked up and its level filled in (this machine's where none is given).
+
+    Raises:
+        UsageError: there is no such backend or level; names the nearest.
+    """
+    target = given if isinstance(given, Target) else Target.parse(given)
+    family = backend(target.backend)
+    if not target.level:
+        return Target(target.backend, family.detect())
+    if target.level not in family.levels:
+        raise UsageError(
+            f"the target {target.backend} has no level {target.level!r}",
+            nearest(target.level, family.levels, "" if family.levels else "it has none"),
+        )
+    return target

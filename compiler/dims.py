@@ -123,7 +123,7 @@ def _call(fn: str, a: Dim, b: Dim) -> Dim:
     return Expr((((Call(fn, (a, b)),), 1),))
 
 
-def _divide_exactly(a: Dim, b: Dim) -> Dim | None:
+def divide_exactly(a: Dim, b: Dim) -> Dim | None:
     """a / b where every term of ``a`` is a multiple of the single term ``b``; None otherwise."""
     divisor = _terms(b)
     if len(divisor) != 1:
@@ -145,7 +145,7 @@ def floordiv(a: Dim, b: Dim) -> Dim:
     """``a // b`` for ``b > 0``, exact where every term divides."""
     if isinstance(b, int) and b == 0:
         raise ZeroDivisionError("a dimension was divided by zero")
-    exact = _divide_exactly(a, b)
+    exact = divide_exactly(a, b)
     if exact is not None:
         return exact
     if isinstance(a, Expr) and isinstance(b, int) and b > 1:
@@ -160,7 +160,7 @@ def floordiv(a: Dim, b: Dim) -> Dim:
 
 def mod(a: Dim, b: Dim) -> Dim:
     """``a % b`` for ``b > 0``."""
-    if _divide_exactly(a, b) is not None:
+    if divide_exactly(a, b) is not None:
         return 0
     return _call("mod", a, b)
 

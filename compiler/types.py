@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 import numpy as np
 
 from .dims import Dim, product
 
 
-class DType(str, Enum):
+class DType(StrEnum):
     """An element type. ``bf16`` has no numpy type: its arrays are ``uint16`` holding the upper half of the float32."""
 
     f64 = "f64"
@@ -24,8 +24,6 @@ class DType(str, Enum):
     i8 = "i8"
     u8 = "u8"
     bool = "bool"
-
-    __str__ = str.__str__
 
     @property
     def size(self) -> int:

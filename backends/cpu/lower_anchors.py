@@ -1,0 +1,320 @@
+"""Linears, matmuls and attention, with the prologue and the epilogues that were fused around them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from ...codegen.program import Ref
+from ...codegen.specs import AttentionSpec, LinearSpec, MatmulSpec, Operand, RowProgram
+from ...compiler.dims import Dim, product
+from ...compiler.errors import LoweringError
+from ...compiler.graph import Node, Value
+from ...compiler.types import DType, float_to_bf16
+from . import packing
+from .lower_rows import ProgramBuilder
+from .regions import Region
+from .steps import REDUCING, StepWriter
+from .views import View, fold_axes
+
+if TYPE_CHECKING:
+    from .lower import Lowering
+
+NULL = Ref(None)
+
+
+class FlatBuilder(ProgramBuilder):
+    """A program over the flattened rows of a linear: every operand has one row stride."""
+
+    def operand(self, value: Value, view: View, strides: tuple[Dim, ...] | None = None) -> int:
+        if flat_strides(self.space, self.strides_over(view)) is None:
+            view = self.low.materialise(value)
+        return super().operand(value, view, strides)
+
+    def flat(self) -> tuple[RowProgram, list[Ref], list[Dim], list[Dim]]:
+        """(program, pointers, strides of the operands, extra dims)."""
+        operands, tail = [], []
+        for access in self.accesses:
+            found = flat_strides(self.space, access.strides)
+            if found is None:
+                raise LoweringError(f"an operand of shape {access.view.shape} has no single row stride")
+            row, inner = found
+            kind = "unit" if inner == 1 else "broadcast" if inner == 0 else "strided"
+            operands.append(Operand(access.storage, kind, access.index))  # type: ignore[arg-type]
+            tail.append(row)
+            if kind == "strided":
+                tail.append(inner)
+            if access.index is not None:
+                tail.extend([access.gather_stride, access.rows])
+        inner_size = self.space[-1] if isinstance(self.space[-1], int) else None
+        program = RowProgram(tuple(operands), tuple(self.writer.steps), 1, inner_size, len(self.extra))
+        return program, [self.low.ref(a.view, a.size) for a in self.accesses], tail, list(self.extra)
+
+
+def flat_strides(space: Sequence[Dim], strides: Sequence[Dim]) -> tuple[Dim, Dim] | None:
+    """(row stride, inner stride) over the flattened rows of ``space``; None if there is no single row stride."""
+    folded = fold_axes(space[:-1], strides[:-1])
+    return None if folded is None else (folded[1], strides[-1])
+
+
+def _row_view(low: Lowering, value: Value) -> tuple[View, Dim, Dim]:
+    """``value`` as rows with one stride and a contiguous last axis: (view, rows, stride); copied where it is not."""
+    view = low.view(value)
+    folded = view.rows()
+    if folded is None or (view.strides[-1] != 1 and view.shape[-1] != 1):
+        view = low.materialise(value)
+        folded = view.rows()
+    assert folded is not None
+    stride = view.shape[-1] if all(d == 1 for d in view.shape[:-1]) else folded[1]
+    return view, folded[0], stride
+
+
+def _split(nodes: Sequence[Node], anchor: Node) -> tuple[list[Node], list[Node]]:
+    at = list(nodes).index(anchor)
+    return list(nodes[:at]), list(nodes[at + 1 :])
+
+
+def _tile_cut(anchor: Node, after: Sequence[Node]) -> tuple[int, Value | None]:
+    """How many of the nodes behind the anchor run on the accumulators, and the value that whole rows go on with.
+
+    Returns:
+        (count, value); value None when everything runs on the accumulators.
+    """
+    first = next((i for i, n in enumerate(after) if n.op in REDUCING), None)
+    if first is None:
+        return len(after), None
+    for count in range(first, -1, -1):
+        inside = {anchor.output, *(v for n in after[:count] for v in n.outputs)}
+        crossing = {v for n in after[count:] for v in n.operands if v in inside}
+        if len(crossing) <= 1:
+            return count, crossing.pop() if crossing else None
+    raise AssertionError("with nothing on the accumulators only the anchor's result can pass to the rows")
+
+
+def lower_linear(low: Lowering, region: Region, anchor: Node) -> None:
+    """A linear in f32, bf16 or int8 with prologue, tile epilogue and row epilogue."""
+    before, after = _split(region.nodes, anchor)
+    quantised = anchor.op == "qlinear"
+    weight_at, bias_at = (2, 4) if quantised else (1, 2)
+    x = anchor.inputs[0]
+    assert x is not None
+    compute: Literal["f32", "bf16", "w8a8"]
+    compute = "w8a8" if quantised else "bf16" if x.dtype is DType.bf16 else "f32"
+    if not quantised and x.dtype not in (DType.bf16, DType.f32):
+        raise LoweringError(f"there is no linear kernel for {x.dtype}", "compile the model in float32")
+    n, k = (d for d in anchor.inputs[weight_at].shape)  # type: ignore[union-attr]
+    space = anchor.output.shape
+    fast = compute != "f32"
+    weights = _weights(low, region, anchor, weight_at, compute)
+
+    prologue, x_refs, x_dims = _prologue(low, region, anchor, before, compute, fast)
+    m = product(space[:-1])
+
+    tile = FlatBuilder(low, space, StepWriter(fast))
+    count, carried = _tile_cut(anchor, after)
+    tile.writer.env[anchor.output] = "acc"
+    bias = anchor.inputs[bias_at] if len(anchor.inputs) > bias_at else None
+    if bias is not None:
+        real = region.outer[bias]
+        tile.read(real)
+        tile.writer.env[anchor.output] = tile.writer.emit("add", "acc", tile.writer.env[real])
+    rounded = anchor.output.dtype is DType.bf16 and any(anchor.output in node.operands for node in after)
+    if rounded:
+        tile.writer.env[anchor.output] = tile.writer.emit("cast", tile.writer.env[anchor.output], mode="bf16")
+    tile.run(after[:count], region.outer)
+    on_tile = {anchor.output, *(v for node in after[:count] for v in node.outputs)}
+    targets = {inside: value for inside, value in region.results if value.use_count or value in low.graph.outputs}
+    views = {inside: low.allocate(value, low.preferred_order(value)) for inside, value in targets.items()}
+    for inside, value in targets.items():
+        if inside in on_tile:
+            tile.store(value, views[inside], inside)
+    row: FlatBuilder | None = None
+    if carried is not None or count < len(after):
+        row = FlatBuilder(low, space, StepWriter(fast))
+        if carried is not None:
+            tile.writer.store(-1, tile.writer.env[carried])
+            row.writer.env[carried] = "row"
+        row.run(after[count:], region.outer)
+        for inside, value in targets.items():
+            if inside not in on_tile:
+                row.store(value, views[inside], inside)
+
+    pointers, strides, extra = [*x_refs, *weights], [], []
+    programs: list[RowProgram | None] = []
+    for builder in (prologue, tile, row):
+        if builder is None:
+            programs.append(None)
+            continue
+        program, refs, tail, more = builder.flat()
+        programs.append(program)
+        pointers.extend(refs)
+        strides.extend(tail)
+        extra.extend(more)
+    assert programs[1] is not None
+    spec = LinearSpec(
+        compute,
+        programs[1],
+        programs[0],
+        programs[2],
+        n if isinstance(n, int) else None,
+        k if isinstance(k, int) else None,
+    )
+    precision = {"w8a8": "w8a8-dynamic"}.get(compute, compute)
+    low.launch(region, spec, pointers, [m, n, k, x_dims, *strides, *extra], precision)
+
+
+def _prologue(
+    low: Lowering, region: Region, anchor: Node, before: list[Node], compute: str, fast: bool
+) -> tuple[FlatBuilder | None, list[Ref], Dim]:
+    """The prologue (None if x is read from memory), the pointers to x (and its scales), and x's leading dimension."""
+    x = anchor.inputs[0]
+    assert x is not None
+    quantised = compute == "w8a8"
+    if before:
+        builder = FlatBuilder(low, x.shape, StepWriter(fast))
+        builder.run(before, region.outer)
+        builder.writer.store(-1, builder.writer.env[x])
+        if quantised:
+            builder.writer.store(-2, builder.writer.env[anchor.inputs[1]])  # type: ignore[index]
+        return builder, [NULL] * (2 if quantised else 1), x.shape[-1]
+    view, _, stride = _row_view(low, region.outer[x])
+    refs = [low.ref(view, x.dtype.size)]
+    if quantised:
+        scales = low.materialise(region.outer[anchor.inputs[1]])  # type: ignore[index]
+        refs.append(low.ref(scales, 4))
+        if low.storage(region.outer[x]) != "i8b":
+            view = _biased_copy(low, region.outer[x], view)
+            refs[0], stride = low.ref(view, 1), x.shape[-1]
+    return None, refs, stride
+
+
+def _biased_copy(low: Lowering, value: Value, view: View) -> View:
+    """int8 rows as the biased bytes that the dot product reads."""
+    dense = View.dense(low.buffer(f"{value.name}.biased", "arena", value.type.bytes), value.shape)
+    assert value.node is not None
+    low.copy(view, dense, DType.i8, "i8", value.node, "i8b")
+    return dense
+
+
+def _weights(low: Lowering, region: Region, anchor: Node, at: int, compute: str) -> list[Ref]:
+    """Packed weights (and column scales and compensation): constants of the artifact."""
+    weight = region.outer[anchor.inputs[at]]  # type: ignore[index]
+    array = low.graph.array(weight)
+    if array is None:
+        raise LoweringError("the weight is not a constant", "use matmul for a product of two run-time tensors")
+    ref = weight.node.attrs["ref"]  # type: ignore[union-attr]
+    isa = low.isa
+    if compute == "w8a8":
+        packed, sums = packing.pack_w8(array, isa)
+        number = low.weight(("w8a8", ref), f"{ref}.w8", lambda: packed)
+        comp = low.weight(("comp", ref), f"{ref}.comp", lambda: sums)
+        scale_value = region.outer[anchor.inputs[3]]  # type: ignore[index]
+        scale = low.graph.array(scale_value)
+        if scale is None:
+            raise LoweringError("the scales of the weight are not constant")
+        scale_ref = scale_value.node.attrs["ref"]  # type: ignore[union-attr]
+        padded = np.zeros(sums.shape[0], np.float32)
+        padded[: array.shape[0]] = np.broadcast_to(scale.reshape(-1), (array.shape[0],))
+        scales = low.weight(("scale", scale_ref), f"{scale_ref}.columns", lambda: padded)
+        return [Ref(number), Ref(scales), Ref(comp)]
+    if compute == "bf16":
+        bits = array if array.dtype == np.uint16 else float_to_bf16(array)
+        return [Ref(low.weight(("bf16", ref), f"{ref}.bf16", lambda: packing.pack_bf16(bits, isa)))]
+    return [Ref(low.weight(("f32", ref), f"{ref}.f32", lambda: packing.pack_f32(array, isa)))]
+
+
+def lower_attention(low: Lowering, region: Region, anchor: Node) -> None:
+    """Attention over strided q, k and v; the result lies in the order its reader wants."""
+    if len(region.nodes) != 1:
+        raise LoweringError("nothing can be fused into attention")
+    q, k, v = (region.outer[i] for i in anchor.inputs[:3])  # type: ignore[index]
+    mask = anchor.inputs[3] if len(anchor.inputs) > 3 else None
+    views = []
+    for value in (q, k, v):
+        view = low.view(value)
+        if view.strides[-1] != 1 and view.shape[-1] != 1:
+            view = low.materialise(value)
+        views.append(view)
+    head, width = q.shape[-1], v.shape[-1]
+    if not isinstance(head, int) or not isinstance(width, int):
+        raise LoweringError("the head size must be known at compile time")
+    if q.dtype not in (DType.f32, DType.bf16):
+        raise LoweringError(f"there is no attention kernel for {q.dtype}")
+    ((inside, result),) = region.results
+    out = low.allocate(result, low.preferred_order(result))
+    kind: Literal["none", "bias", "bool"] = "none"
+    mask_ref, mask_strides = NULL, [0, 0, 0, 0]
+    if mask is not None:
+        real = region.outer[mask]
+        kind = "bool" if real.dtype is DType.bool else "bias"
+        if real.dtype not in (DType.bool, DType.f32):
+            raise LoweringError(f"a mask of {real.dtype} reached the backend")
+        view = low.view(real)
+        mask_ref = low.ref(view, real.dtype.size)
+        lead = 4 - len(view.shape)
+        mask_strides = [0 if i < lead or view.shape[i - lead] == 1 else view.strides[i - lead] for i in range(4)]  # type: ignore[misc]
+    causal = bool(anchor.attrs["causal"])
+    spec = AttentionSpec(
+        "bf16" if q.dtype is DType.bf16 else "f32", head, width, q.dtype.value, result.dtype.value, kind, causal,
+        float(anchor.attrs["scale"]), anchor.attrs["empty_row"],
+    )  # type: ignore[arg-type]  # fmt: skip
+    sizes: list[Dim] = [q.shape[0], q.shape[1], k.shape[1], q.shape[2], k.shape[2]]
+    for view in (*views, out):
+        sizes.extend(0 if d == 1 else s for d, s in zip(view.shape[:3], view.strides[:3], strict=True))
+    sizes.extend([*mask_strides, anchor.attrs["causal_offset"]])
+    pointers = [*(low.ref(view, value.dtype.size) for view, value in zip(views, (q, k, v), strict=True)), mask_ref,
+                low.ref(out, result.dtype.size)]  # fmt: skip
+    low.launch(region, spec, pointers, sizes, spec.compute)
+
+
+def lower_matmul(low: Lowering, region: Region, anchor: Node) -> None:
+    """A product of two run-time tensors with an elementwise epilogue."""
+    before, after = _split(region.nodes, anchor)
+    if before:
+        raise LoweringError("a matmul has no prologue")
+    a, b = (region.outer[i] for i in anchor.inputs)  # type: ignore[index]
+    space = anchor.output.shape
+    batch = space[:-2]
+    dtype = {DType.f16: None}.get(a.dtype, a.dtype.value)
+    if dtype not in ("f32", "bf16", "f64", "i32", "i64"):
+        raise LoweringError(f"there is no matmul kernel for {a.dtype}")
+    builder = ProgramBuilder(low, space, StepWriter(a.dtype is DType.bf16))
+    builder.writer.env[anchor.output] = "acc"
+    builder.run(after, region.outer)
+    tail: list[Dim] = []
+
+    def strides(view: View) -> list[Dim]:
+        lead = len(batch) - (len(view.shape) - 2)
+        wide = [0 if i < lead or view.shape[i - lead] == 1 else view.strides[i - lead] for i in range(len(batch))]
+        return [*wide, *view.strides[-2:]]
+
+    a_view, b_view = low.view(a), low.view(b)
+    results = [(inside, value) for inside, value in region.results if value.use_count or value in low.graph.outputs]
+    (inside, result), others = results[0], results[1:]
+    out = low.allocate(result, low.preferred_order(result))
+    for other_inside, other in others:
+        builder.store(other, low.allocate(other), other_inside)
+    builder.writer.store(-1, builder.writer.env[inside])
+    operands = []
+    for access in builder.accesses:
+        kind = "unit" if access.strides[-1] == 1 else "broadcast" if access.strides[-1] == 0 else "strided"
+        operands.append(Operand(access.storage, kind, access.index))  # type: ignore[arg-type]
+        tail.extend(access.strides)
+    program = RowProgram(tuple(operands), tuple(builder.writer.steps), max(len(space) - 1, 1), None, len(builder.extra))
+    spec = MatmulSpec(dtype, len(batch), program, result.dtype.value)  # type: ignore[arg-type]
+    refs = [low.ref(a_view, a.dtype.size), low.ref(b_view, b.dtype.size), low.ref(out, result.dtype.size)]
+    refs.extend(low.ref(access.view, access.size) for access in builder.accesses)
+    sizes = [
+        *batch,
+        space[-2],
+        space[-1],
+        a.shape[-1],
+        *strides(a_view),
+        *strides(b_view),
+        *strides(out),
+        *tail,
+        *builder.extra,
+    ]
+    low.launch(region, spec, refs, sizes, dtype if dtype in ("bf16",) else "f32")

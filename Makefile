@@ -33,7 +33,10 @@ $(PLUGIN): $(STAMP) examples/custom_pass/pyproject.toml
 	@touch $@
 
 demo: $(STAMP)  ## compile the real MiniLM, check it against PyTorch, run it, print speed and quality
-	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python examples/demo.py
+	$(BIN)/planish compile examples/minilm.py:model --precision w8a8-dynamic -o minilm.planish
+	$(BIN)/planish verify minilm.planish --against examples/minilm.py:model
+	$(BIN)/planish bench minilm.planish --against examples/minilm.py:model --dims batch=1,seq=128
+	$(BIN)/python examples/search.py minilm.planish
 
 test: $(PLUGIN)  ## every test, the slow ones included; ARGS="-m 'not slow'" leaves them out
 	$(BIN)/python -m pytest $(ARGS)

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +101,7 @@ def measure(isa: str, threads: int = 1) -> Peaks:
     for name in ("f32", "bf16", "i8"):
         function = getattr(library, f"peak_{name}")
         function.restype, function.argtypes = ctypes.c_double, [ctypes.c_int64]
-        rates[name] = _best(lambda _, f=function: f(20_000), threads, repeats=40)
+        rates[name] = _best(partial(_compute, function), threads, repeats=40)
     library.read_all.restype, library.read_all.argtypes = (
         ctypes.c_double,
         [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64],
@@ -110,9 +111,17 @@ def measure(isa: str, threads: int = 1) -> Peaks:
         each = max(capacity // threads // 4096, 1) * 4096  # the threads share what the caches hold
         buffers = [np.ones(each // 8, np.int64) for _ in range(threads)]
         passes = max((4 << 20) // each, 1)
-        rate = _best(lambda t, b=buffers, n=each, p=passes: library.read_all(b[t].ctypes.data, n, p), threads, 12)
+        rate = _best(partial(_read_all, library.read_all, buffers, passes), threads, repeats=12)
         bandwidth.append((capacity, rate))
     return Peaks(isa, threads, rates["f32"], rates["bf16"], rates["i8"], tuple(bandwidth))
+
+
+def _compute(function: Callable[[int], float], _: int) -> float:
+    return function(20_000)
+
+
+def _read_all(function: Callable[[int, int, int], float], buffers: list[np.ndarray], passes: int, thread: int) -> float:
+    return function(buffers[thread].ctypes.data, buffers[thread].nbytes, passes)
 
 
 def _best(work: Callable[[int], float], threads: int, repeats: int) -> float:

@@ -1,0 +1,58 @@
+"""A pass named on the command line: ``FILE.py:Class``, or the name of an installed one, with its place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..compiler.errors import PlanishError, UsageError
+from .source import attribute, import_file, split
+
+
+def load_pass(text: str) -> Any:
+    """``FILE.py:Class[@after=NAME]`` or ``name{option=value}[@before=NAME]`` as a pass in its place.
+
+    Raises:
+        UsageError: not of this form, or there is no such file, class, pass or option (the nearest is named).
+        PlanishError: the file cannot be imported.
+    """
+    from ..compiler.pipeline import after, as_pass, before
+
+    what, at, place = text.partition("@")
+    if not what:
+        raise UsageError(
+            f"--pass {text!r} names no pass", "for example --pass my_rules.py:QuickGelu@after=canonicalize"
+        )
+    made = _from_file(what) if ".py:" in what else _installed(what)
+    made = as_pass(made)
+    if not at:
+        return made
+    where, equals, anchor = place.partition("=")
+    if not equals or where not in ("after", "before") or not anchor:
+        raise UsageError(f"--pass {text!r} does not say where: it ends with @after=NAME or @before=NAME")
+    return (after if where == "after" else before)(anchor, made)
+
+
+def _from_file(text: str) -> Any:
+    file, brace, options = text.partition("{")
+    path, name = split(file)
+    cls = attribute(import_file(path), name, path)
+    if not isinstance(cls, type):
+        return cls  # an instance made in the file
+    from ..compiler.options import Scanner, make
+
+    try:
+        return make(getattr(cls, "name", name), cls, Scanner(brace + options).options() if brace else {})
+    except PlanishError:
+        raise
+    except Exception as error:
+        raise PlanishError(f"{name} in {path} cannot be made: {type(error).__name__}: {error}") from error
+
+
+def _installed(text: str) -> Any:
+    from ..compiler.pipeline import Pipeline
+    from ..compiler.plugins import registered_passes
+
+    passes = list(Pipeline.parse(text, registered_passes()))
+    if len(passes) != 1:
+        raise UsageError(f"--pass {text!r} must name one pass", "give --pass several times, or use --pipeline")
+    return passes[0]

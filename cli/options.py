@@ -1,0 +1,71 @@
+"""Options that several commands share, and the small languages of their values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..compiler.errors import UsageError
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads to use (default: what the process may use).")
+]
+ArtifactFile = Annotated[Path, typer.Argument(metavar="X.planish", help="A compiled model.")]
+Dims = Annotated[
+    list[str] | None,
+    typer.Option("--dims", metavar="NAME=N,...", help="Sizes of the dynamic dimensions, for example batch=1,seq=128."),
+]
+
+
+def parse_precision(values: Sequence[str]) -> str | dict[str, str] | None:
+    """``["enc.*=bf16", "w8a8-dynamic"]`` as the plan ``{"enc.*": "bf16", "*": "w8a8-dynamic"}``; None for no value.
+
+    The value without a pattern is for everything that no pattern matched; patterns keep their order, the first that
+    matches wins.
+
+    Raises:
+        UsageError: two values without a pattern, or an empty pattern or precision.
+    """
+    plan: dict[str, str] = {}
+    rest: str | None = None
+    for value in values:
+        pattern, equals, precision = value.rpartition("=")
+        if not precision.strip() or (equals and not pattern.strip()):
+            raise UsageError(
+                f"--precision {value!r} is neither a precision nor GLOB=PRECISION",
+                "for example --precision 'encoder.*=bf16'",
+            )
+        if equals:
+            if pattern.strip() in plan:
+                raise UsageError(f"--precision names the pattern {pattern.strip()!r} twice")
+            plan[pattern.strip()] = precision.strip()
+        elif rest is not None:
+            raise UsageError(
+                f"--precision was given two defaults, {rest!r} and {value!r}",
+                f"say which layers are meant: 'GLOB={value}'",
+            )
+        else:
+            rest = precision.strip()
+    if not plan:
+        return rest
+    return plan if rest is None or "*" in plan else {**plan, "*": rest}
+
+
+def parse_dims(values: Sequence[str] | None) -> dict[str, int]:
+    """``["batch=1,seq=128"]`` as ``{"batch": 1, "seq": 128}``.
+
+    Raises:
+        UsageError: not of the form NAME=N, or a size below zero.
+    """
+    sizes: dict[str, int] = {}
+    for item in (part for value in values or () for part in value.split(",") if part.strip()):
+        name, _, size = (s.strip() for s in item.partition("="))
+        if not name or not size.isdecimal():
+            raise UsageError(f"--dims {item.strip()!r} is not of the form NAME=N", "for example --dims batch=1,seq=128")
+        sizes[name] = int(size)
+    return sizes

@@ -1,0 +1,120 @@
+"""What came of a compilation: speed and quality of the file just written, on the source's own example."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import PlanishError
+from .compare import compare
+from .feed import Signature, Sizes, by_name, resized, shown
+from .output import seconds
+from .source import Source
+from .timing import interleaved
+from .verify import run_source, source_call
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Figures of an artifact beside its source.
+
+    Attributes:
+        why_not: why nothing could be measured here; the figures are then zero.
+        sizes: sizes of the dynamic dimensions at which speed was measured.
+        planish, pytorch: median seconds of a call, with ``threads`` threads each.
+        judged: sizes at which quality was measured: those of the example.
+        cosine, min_cosine, max_abs: of the worst output; ``min_cosine`` is that of the worst row.
+        source_bytes: what the parameters and buffers of the source take.
+    """
+
+    why_not: str = ""
+    sizes: str = ""
+    threads: int = 0
+    planish: float = 0.0
+    pytorch: float = 0.0
+    judged: str = ""
+    cosine: float = 0.0
+    min_cosine: float = 0.0
+    max_abs: float = 0.0
+    source_bytes: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as JSON-able data."""
+        return asdict(self)
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Speed and quality in words."""
+        if self.why_not:
+            return [("speed", f"not measured: {self.why_not}")]
+        threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
+        faster = self.pytorch / self.planish
+        quality = f"cosine {self.cosine:.6f} with the float source on its example ({self.judged})"
+        return [
+            (
+                "speed",
+                f"{seconds(self.planish)} a call at {self.sizes} with {threads}; PyTorch {seconds(self.pytorch)} ({faster:.1f}x)",
+            ),
+            ("quality", f"{quality}, worst row {self.min_cosine:.6f}, largest difference {self.max_abs:.3g}"),
+        ]
+
+
+def measure_result(path: Path, source: Source) -> Measured:
+    """Load the file, run it beside its source for a second, compare their outputs."""
+    from ..runtime import load
+
+    weights = _source_bytes(source)
+    try:
+        model = load(path)
+    except PlanishError as error:  # compiled for another machine
+        return Measured(why_not=error.message, source_bytes=weights)
+    import torch
+
+    with model:
+        signature = Signature.of(model.manifest)
+        example = by_name(signature, *source.eager()[1:])
+        sizes: Sizes = {**signature.sizes_of(example), **signature.usual()}
+        arrays = resized(signature, example, sizes)
+        threads = int(model.threads)
+        call = source_call(source, signature, arrays)
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            with torch.inference_mode():
+                times = interleaved({"planish": lambda: model(**arrays), "pytorch": call}, seconds=1.5)
+        finally:
+            torch.set_num_threads(before)
+        found = compare(model(**example), run_source(source, signature, example))
+    return Measured(
+        sizes=shown(sizes),
+        threads=threads,
+        planish=times["planish"].median,
+        pytorch=times["pytorch"].median,
+        judged=shown(signature.sizes_of(example)),
+        cosine=min((d.cosine for d in found), default=1.0),
+        min_cosine=min((d.min_cosine for d in found), default=1.0),
+        max_abs=max((d.max_abs for d in found), default=0.0),
+        source_bytes=weights,
+    )
+
+
+def _source_bytes(source: Source) -> int:
+    import torch
+
+    model = source.model
+    if isinstance(model, torch.nn.Module):
+        unique = {t.data_ptr(): t for t in (*model.parameters(), *model.buffers())}
+        return sum(t.numel() * t.element_size() for t in unique.values())
+    if isinstance(model, (str, Path)):
+        return Path(model).stat().st_size
+    return sum(t.numel() * t.element_size() for t in model.state_dict.values())
+
+
+def runs_on(manifest: Mapping[str, Any]) -> str:
+    """Where an artifact runs, in words."""
+    isa = manifest["isa"]
+    machine = manifest.get("machine", "x86_64")
+    glibc = manifest.get("glibc")
+    libc = f", glibc {glibc} or newer" if glibc else ""
+    return f"Linux {machine} with {isa} (cpu:{isa}){libc}; Python with numpy, no PyTorch"

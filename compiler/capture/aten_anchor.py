@@ -1,0 +1,352 @@
+"""ATen ops that carry the work: matrix products, convolution, attention, norms, pooling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ..dims import Dim, product
+from ..graph import Value
+from ..ops import broadcast
+from ..types import DType
+from .aten_elementwise import arithmetic
+from .aten_shape import broadcast_to
+from .lowering import Lowering, Scalar, aten
+from .symbols import Unsupported
+
+
+class _Here:
+    """What ``broadcast`` needs of a node to name it in an error."""
+
+    def __init__(self, b: Lowering) -> None:
+        self.op, self.name = str(b.node.target), ""
+
+
+# -- matrix products ------------------------------------------------------------------------------------------------------
+@aten("linear")
+def _linear(b: Lowering, input: Value, weight: Value, bias: Value | None) -> Value:
+    if weight.type.rank == 1:
+        result = _linear(b, input, b.reshape(weight, (1, *weight.shape)), None)
+        result = b.reshape(result, result.shape[:-1])
+        return result if bias is None else b.emit("add", result, bias)
+    return b.emit("linear", input, weight, bias) if bias is not None else b.emit("linear", input, weight)
+
+
+def product_of(b: Lowering, a: Value, c: Value, bias: Value | None = None) -> Value:
+    """``a @ c``; a constant matrix on the right makes it a ``linear`` (with ``bias`` along the last axis)."""
+    if a.type.rank >= 2 and c.type.rank == 2:
+        node = c.node
+        weight: Value | None = None
+        if node is not None and node.op == "transpose" and b.array(node.operands[0]) is not None:
+            weight = node.operands[0]
+        elif b.array(c) is not None:
+            weight = b.transpose(c, (1, 0))
+        if weight is not None:
+            return b.emit("linear", a, weight) if bias is None else b.emit("linear", a, weight, bias)
+    result = b.emit("matmul", a, c)
+    return result if bias is None else b.emit("add", result, bias)
+
+
+@aten("matmul", "mm", "bmm", "dot", "mv", "linalg_matmul")
+def _matmul(b: Lowering, self: Value, **other: Value) -> Value:
+    right = next(iter(other.values()))
+    left = self
+    shape = b.out_shape
+    if left.type.rank == 1:
+        left = b.reshape(left, (1, *left.shape))
+    if right.type.rank == 1:
+        right = b.reshape(right, (*right.shape, 1))
+    result = product_of(b, left, right)
+    return result if result.type.rank == len(shape) else b.reshape(result, shape)
+
+
+@aten("addmm", "baddbmm", "addmv", "addbmm")
+def _addmm(b: Lowering, self: Value, beta: Scalar, alpha: Scalar, **factors: Value) -> Value:
+    left, right = factors.values()
+    name = str(b.node.target)
+    if "addbmm" in name:
+        raise Unsupported("a sum over the batch is not supported")
+    if "addmv" in name:
+        right = b.reshape(right, (*right.shape, 1))
+    if beta == 1 and alpha == 1 and self.type.rank == 1 and self.shape == (right.shape[-1],):
+        return product_of(b, left, right, self)
+    result = product_of(b, left, right)
+    if "addmv" in name:
+        result = b.reshape(result, result.shape[:-1])
+    if alpha != 1:
+        result = arithmetic(b, "mul", result, alpha)
+    if beta == 0:
+        return result
+    return b.emit("add", result, self if beta == 1 else arithmetic(b, "mul", self, beta))
+
+
+# -- attention ------------------------------------------------------------------------------------------------------------
+def attention(
+    b: Lowering, q: Value, k: Value, v: Value, mask: Value | None, causal: bool, scale: Scalar | None
+) -> Value:
+    """``scaled_dot_product_attention`` on tensors of any rank from 2 up.
+
+    A row that sees no key gives zeros, as torch's kernels do.
+    """
+    leading = q.shape[:-2]
+    batch = q.shape[:-3]
+    shape = (*leading, q.shape[-2], v.shape[-1])
+
+    def four(x: Value) -> Value:
+        rank = x.type.rank
+        if rank == 4:
+            return x
+        if rank == 2:
+            return b.reshape(x, (1, 1, *x.shape))
+        if rank == 3:
+            return b.reshape(x, (x.shape[0], 1, *x.shape[1:]))
+        if x.shape[:-3] != batch:
+            x = broadcast_to(b, x, (*batch, *x.shape[-3:]))
+        return b.reshape(x, (product(x.shape[:-3]), *x.shape[-3:]))
+
+    def masked(x: Value) -> Value:
+        if q.type.rank == 3 and x.type.rank == 3:
+            x = b.reshape(x, (x.shape[0], 1, *x.shape[1:]))
+        elif q.type.rank > 4 and x.type.rank > 3:
+            x = four(broadcast_to(b, x, (*batch, *x.shape[-3:])))
+        if x.type.rank < 4:
+            x = b.reshape(x, (*(1 for _ in range(4 - x.type.rank)), *x.shape))
+        return x if x.dtype is DType.bool else b.cast(x, q.dtype)
+
+    number = scale if scale is not None else None
+    if number is None:
+        if not isinstance(q.shape[-1], int):
+            raise Unsupported("a head size that varies is not supported")
+        number = 1.0 / math.sqrt(q.shape[-1])
+    if isinstance(number, Value) or not isinstance(number, (int, float)):
+        q, number = b.emit("mul", q, b.operand(number, q.dtype)), 1.0
+    q4, k4, v4 = four(q), four(k), four(v)
+    if not q4.shape[0] == k4.shape[0] == v4.shape[0]:
+        size = broadcast(_Here(b), [(x.shape[0],) for x in (q4, k4, v4)])  # type: ignore[arg-type]
+        q4, k4, v4 = (broadcast_to(b, x, (*size, *x.shape[1:])) for x in (q4, k4, v4))
+    operands = [q4, k4, v4] + ([] if mask is None else [masked(mask)])
+    result = b.emit("attention", *operands, scale=float(number), causal=causal, empty_row="zero")
+    return result if len(leading) == 2 else b.reshape(result, shape)
+
+
+def _no_dropout(p: float) -> None:
+    if p:
+        raise Unsupported("it draws random numbers (export the model in eval mode)")
+
+
+@aten("scaled_dot_product_attention")
+def _sdpa(
+    b: Lowering, query: Value, key: Value, value: Value, attn_mask: Value | None, dropout_p: float, is_causal: bool,
+    scale: Scalar | None, enable_gqa: bool = False,
+) -> Value:  # fmt: skip
+    _no_dropout(dropout_p)
+    heads = {x.shape[-3] for x in (query, key, value) if x.type.rank > 2}
+    if not enable_gqa and len(heads) > 1:
+        most = query.shape[-3]
+        key, value = (broadcast_to(b, x, (*x.shape[:-3], most, *x.shape[-2:])) for x in (key, value))
+    return attention(b, query, key, value, attn_mask, is_causal, scale)
+
+
+@aten("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention")
+def _flash(
+    b: Lowering, query: Value, key: Value, value: Value, dropout_p: float, is_causal: bool, scale: Scalar | None,
+    attn_mask: Value | None = None, return_debug_mask: bool = False,
+) -> list[Value | None]:  # fmt: skip
+    _no_dropout(dropout_p)
+    return [attention(b, query, key, value, attn_mask, is_causal, scale)] + [None] * (len(b.fake) - 1)
+
+
+# -- norms ----------------------------------------------------------------------------------------------------------------
+def _optional(b: Lowering, op: str, x: Value, *rest: Value | None, **attrs: Any) -> Value:
+    operands = [x, *rest]
+    while operands[-1] is None:
+        operands.pop()
+    return b.emit(op, *operands, **attrs)
+
+
+@aten("layer_norm", "native_layer_norm")
+def _layer_norm(
+    b: Lowering, input: Value, normalized_shape: Sequence[Dim], weight: Value | None, bias: Value | None, eps: float
+) -> Any:
+    result = _optional(b, "layer_norm", input, weight, bias, axes=len(normalized_shape), eps=float(eps))
+    return [result, None, None] if "native" in str(b.node.target) else result
+
+
+@aten("rms_norm", "_fused_rms_norm")
+def _rms_norm(
+    b: Lowering, input: Value, normalized_shape: Sequence[Dim], weight: Value | None, eps: float | None
+) -> Any:
+    if len(normalized_shape) != 1:
+        raise Unsupported("RMS normalisation over several axes is not supported")
+    small = {DType.f64: 2.0**-52, DType.f32: 2.0**-23, DType.bf16: 2.0**-23, DType.f16: 2.0**-23}
+    result = _optional(b, "rms_norm", input, weight, eps=small[input.dtype] if eps is None else float(eps))
+    return [result, None] if "fused" in str(b.node.target) else result
+
+
+@aten("group_norm")
+def _group_norm(
+    b: Lowering, input: Value, num_groups: int, weight: Value | None, bias: Value | None, eps: float
+) -> Value:
+    return _optional(b, "group_norm", input, weight, bias, groups=num_groups, eps=float(eps))
+
+
+@aten("native_group_norm")
+def _native_group_norm(
+    b: Lowering, input: Value, weight: Value | None, bias: Value | None, group: int, eps: float, **_: Any
+) -> Any:
+    return [_group_norm(b, input, group, weight, bias, eps), None, None]
+
+
+@aten("instance_norm")
+def _instance_norm(
+    b: Lowering, input: Value, weight: Value | None, bias: Value | None, running_mean: Value | None,
+    running_var: Value | None, use_input_stats: bool, eps: float, momentum: float = 0.0,
+) -> Value:  # fmt: skip
+    if not use_input_stats:
+        return batch_norm(b, input, weight, bias, running_mean, running_var, eps)
+    if not isinstance(input.shape[1], int):
+        raise Unsupported("a number of channels that varies is not supported")
+    return _optional(b, "group_norm", input, weight, bias, groups=input.shape[1], eps=float(eps))
+
+
+def batch_norm(
+    b: Lowering, x: Value, weight: Value | None, bias: Value | None, mean: Value | None, var: Value | None, eps: float
+) -> Value:
+    """Batch normalisation with running statistics.
+
+    Raises:
+        Unsupported: there are none.
+    """
+    if mean is None or var is None:
+        raise Unsupported("it normalises with the statistics of the batch (export the model in eval mode)")
+    return b.emit("batch_norm", x, weight, bias, mean, var, eps=float(eps))
+
+
+@aten("batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm")
+def _batch_norm(
+    b: Lowering, input: Value, weight: Value | None, bias: Value | None, running_mean: Value | None,
+    running_var: Value | None, eps: float, training: bool = False, momentum: float = 0.0,
+) -> Any:  # fmt: skip
+    if training:
+        raise Unsupported("it normalises with the statistics of the batch (export the model in eval mode)")
+    result = batch_norm(b, input, weight, bias, running_mean, running_var, eps)
+    return [result, None, None] if "native" in str(b.node.target) else result
+
+
+# -- convolution and pooling ----------------------------------------------------------------------------------------------
+def _per_axis(value: Any, spatial: int) -> tuple[Any, ...]:
+    values = [value] if isinstance(value, int) else list(value)
+    return tuple(values * spatial if len(values) == 1 else values)
+
+
+def _integers(name: str, values: Sequence[Any]) -> tuple[int, ...]:
+    if not all(isinstance(v, int) for v in values):
+        raise Unsupported(f"a {name} that varies is not supported")
+    return tuple(values)
+
+
+def convolution(
+    b: Lowering, x: Value, weight: Value, bias: Value | None, stride: Any, padding: Any, dilation: Any, groups: int
+) -> Value:
+    """A convolution; ``padding`` may be the text ``same`` or ``valid``, and the batch may be missing."""
+    spatial = weight.type.rank - 2
+    single = x.type.rank == weight.type.rank - 1
+    if single:
+        x = b.reshape(x, (1, *x.shape))
+    steps, gaps = _integers("stride", _per_axis(stride, spatial)), _integers("dilation", _per_axis(dilation, spatial))
+    if padding == "same":
+        total = [g * (k - 1) for g, k in zip(gaps, _integers("kernel", weight.shape[2:]), strict=True)]
+        if any(t % 2 for t in total):
+            low, high = (0, 0, *(t // 2 for t in total)), (0, 0, *(t - t // 2 for t in total))
+            x, total = b.emit("pad", x, low=low, high=high, value=0.0), [0] * spatial
+        margins = tuple(t // 2 for t in total)
+    else:
+        margins = (0,) * spatial if padding == "valid" else _integers("padding", _per_axis(padding, spatial))
+    attrs = {"stride": steps, "padding": margins, "dilation": gaps, "groups": groups}
+    result = _optional(b, "conv", x, weight, bias, **attrs)
+    return b.reshape(result, result.shape[1:]) if single else result
+
+
+@aten("conv1d", "conv2d", "conv3d", "conv1d.padding", "conv2d.padding", "conv3d.padding")
+def _conv(
+    b: Lowering, input: Value, weight: Value, bias: Value | None, stride: Any, padding: Any, dilation: Any, groups: int
+) -> Value:
+    return convolution(b, input, weight, bias, stride, padding, dilation, groups)
+
+
+@aten("convolution", "_convolution")
+def _convolution(
+    b: Lowering, input: Value, weight: Value, bias: Value | None, stride: Any, padding: Any, dilation: Any,
+    transposed: bool, output_padding: Any, groups: int, **_: Any,
+) -> Value:  # fmt: skip
+    if transposed:
+        raise Unsupported("a transposed convolution is not supported")
+    return convolution(b, input, weight, bias, stride, padding, dilation, groups)
+
+
+def _windows(b: Lowering, x: Value, kernel: Any, stride: Any, padding: Any) -> dict[str, tuple[int, ...]]:
+    spatial = _SPATIAL[str(b.node.target).split(".")[1].replace("_with_indices", "")[-2:]]
+    sizes = _integers("kernel", _per_axis(kernel, spatial))
+    steps = _integers("stride", _per_axis(stride, spatial)) if stride else sizes
+    return {"kernel": sizes, "stride": steps, "padding": _integers("padding", _per_axis(padding, spatial))}
+
+
+_SPATIAL = {"1d": 1, "2d": 2, "3d": 3}
+
+
+def _pooled(b: Lowering, op: str, x: Value, ceil_mode: bool, windows: dict[str, tuple[int, ...]], **more: Any) -> Value:
+    single = x.type.rank == len(windows["kernel"]) + 1
+    result = b.emit(op, b.reshape(x, (1, *x.shape)) if single else x, **windows, **more)
+    result = b.reshape(result, result.shape[1:]) if single else result
+    if ceil_mode:
+        fake = b.fake[0] if isinstance(b.fake, (list, tuple)) else b.fake
+        if result.shape != b.symbols.shape(fake.shape):
+            raise Unsupported("windows that reach over the edge (ceil_mode) are not supported")
+    return result
+
+
+@aten("max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices", "max_pool3d_with_indices")
+def _max_pool(
+    b: Lowering, self: Value, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
+) -> Any:
+    windows = _windows(b, self, kernel_size, stride, padding)
+    gaps = _integers("dilation", _per_axis(dilation, len(windows["kernel"])))
+    result = _pooled(b, "max_pool", self, ceil_mode, windows, dilation=None if set(gaps) == {1} else gaps)
+    return [result, None] if "with_indices" in str(b.node.target) else result
+
+
+@aten("avg_pool1d", "avg_pool2d", "avg_pool3d")
+def _avg_pool(
+    b: Lowering, self: Value, kernel_size: Any, stride: Any, padding: Any, ceil_mode: bool, count_include_pad: bool,
+    divisor_override: int | None = None,
+) -> Value:  # fmt: skip
+    if divisor_override is not None:
+        raise Unsupported(f"the argument divisor_override={divisor_override} is not supported")
+    windows = _windows(b, self, kernel_size, stride, padding)
+    return _pooled(b, "avg_pool", self, ceil_mode, windows, count_include_pad=count_include_pad)
+
+
+@aten("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d",
+      "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d")  # fmt: skip
+def _adaptive_pool(b: Lowering, self: Value, output_size: Any) -> Any:
+    name = str(b.node.target)
+    spatial = _SPATIAL[name.split(".")[1][-2:]]
+    wanted = _per_axis(output_size, spatial)
+    axes = tuple(range(self.type.rank - spatial, self.type.rank))
+    kind = "max" if "max" in name else "avg"
+    if all(w == 1 for w in wanted):
+        result = b.emit("reduce_max" if kind == "max" else "reduce_mean", self, axes=axes, keepdim=True)
+    elif all(w == self.shape[a] for w, a in zip(wanted, axes, strict=True)):
+        result = self
+    else:
+        sizes = [self.shape[a] for a in axes]
+        if not all(
+            isinstance(s, int) and isinstance(w, int) and s % w == 0 for s, w in zip(sizes, wanted, strict=True)
+        ):
+            raise Unsupported("adaptive pooling to windows of unequal size is not supported")
+        kernel = tuple(s // w for s, w in zip(sizes, wanted, strict=True))
+        windows = {"kernel": kernel, "stride": kernel, "padding": (0,) * spatial}
+        more = {"dilation": None} if kind == "max" else {"count_include_pad": True}
+        result = _pooled(b, f"{kind}_pool", self, False, windows, **more)
+    return [result, None] if kind == "max" else result

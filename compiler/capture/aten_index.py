@@ -1,0 +1,255 @@
+"""ATen ops that read elements by index: embedding, gather, advanced indexing (the masks of transformers), flip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..dims import Dim, product
+from ..graph import Value
+from ..ops import broadcast
+from ..types import DType
+
+from .aten_shape import axis_in, broadcast_to
+from .lowering import Lowering, Scalar, aten
+from .symbols import Unsupported
+
+
+@aten("embedding")
+def _embedding(b: Lowering, weight: Value, indices: Value) -> Value:
+    return b.emit("embedding", weight, indices)
+
+
+@aten("index_select")
+def _index_select(b: Lowering, self: Value, dim: int, index: Value) -> Value:
+    axis = axis_in(dim, self.type.rank)
+    if not self.type.rank:
+        return self
+    return b.emit("gather", self, b.reshape(index, b.out_shape[axis : axis + 1]), axis=axis)
+
+
+@aten("select.Tensor")
+def _select_tensor(b: Lowering, self: Value, dim: int, index: Value) -> Value:
+    return b.emit("gather", self, b.reshape(index, ()), axis=axis_in(dim, self.type.rank))
+
+
+@aten("gather")
+def _gather(b: Lowering, self: Value, dim: int, index: Value) -> Value:
+    if not self.type.rank:
+        return b.expand(self, index.shape)
+    axis = axis_in(dim, self.type.rank)
+    x = self
+    for i, (have, want) in enumerate(zip(self.shape, index.shape, strict=True)):
+        if i != axis and have != want and have != 1:
+            if isinstance(have, int) and isinstance(want, int) and want > have:
+                raise Unsupported(f"the indices are larger than the tensor along axis {i}")
+            x = b.slice(x, i, 0, want)  # torch reads only the leading part
+    if all(d == 1 or i == axis for i, d in enumerate(self.shape)):
+        flat = b.reshape(x, (self.shape[axis],))  # every index reads the same row: a gather of single elements
+        return b.emit("gather", flat, index, axis=0)
+    return b.emit("take_along", x, index, axis=axis)
+
+
+@aten("take_along_dim")
+def _take_along_dim(b: Lowering, self: Value, indices: Value, dim: int | None) -> Value:
+    if dim is None:
+        return b.emit("gather", b.reshape(self, (product(self.shape),)), b.reshape(indices, b.out_shape), axis=0)
+    axis = axis_in(dim, self.type.rank)
+    want = list(b.out_shape)
+    x = broadcast_to(b, self, [self.shape[axis] if i == axis else d for i, d in enumerate(want)])
+    return b.emit("take_along", x, broadcast_to(b, indices, want), axis=axis)
+
+
+@aten("flip")
+def _flip(b: Lowering, self: Value, dims: Sequence[int]) -> Value:
+    x = self
+    for dim in dims:
+        axis = axis_in(dim, x.type.rank)
+        ids = b.emit("arange", start=x.shape[axis] - 1, end=-1, step=-1, dtype=DType.i64)
+        x = b.emit("gather", x, ids, axis=axis)
+    return x
+
+
+# -- advanced indexing ----------------------------------------------------------------------------------------------------
+def as_arange(b: Lowering, value: Value) -> tuple[int | None, Dim, Dim] | None:
+    """Whether ``value`` counts up by one along one axis and is the same along the others.
+
+    Returns:
+        (the axis, or None for a single number; the first number; how many), or None if it is anything else.
+    """
+    node = value.node
+    if node is None:
+        return None
+    if node.op == "arange" and node.attrs["step"] == 1 and isinstance(node.attrs["start"], int):
+        return 0, node.attrs["start"], value.shape[0]
+    if node.op == "full" and value.type.rank == 0 and not isinstance(node.attrs["value"], float):
+        return None, node.attrs["value"], 1
+    if node.op == "constant":
+        data = b.array(value)
+        if data is not None and data.size == 1 and data.dtype.kind in "iu":
+            return None, int(data.reshape(())), 1
+        if data is not None and data.ndim == 1 and data.dtype.kind in "iu" and np.all(np.diff(data) == 1):
+            return 0, int(data[0]), data.size
+        return None
+    if node.op == "cast" and value.dtype.is_integer:
+        return as_arange(b, node.operands[0])
+    if node.op in ("reshape", "expand", "transpose"):
+        inner = as_arange(b, node.operands[0])
+        if inner is None or inner[0] is None:
+            return inner if inner and all(d == 1 for d in value.shape) else None
+        axis, start, length = inner
+        source = node.operands[0].shape
+        if node.op == "transpose":
+            return node.attrs["perm"].index(axis), start, length
+        if node.op == "expand":
+            return (axis + value.type.rank - len(source), start, length) if source[axis] != 1 else None
+        if any(d != 1 for i, d in enumerate(source) if i != axis) or length == 1:
+            return None
+        wide = [i for i, d in enumerate(value.shape) if d != 1]
+        return (wide[0], start, length) if len(wide) == 1 and value.shape[wide[0]] == length else None
+    if node.op == "add":
+        for one, other in (node.operands, node.operands[::-1]):
+            left, right = as_arange(b, one), as_arange(b, other)
+            if left and right and right[0] is None and left[0] is not None and one.shape == value.shape:
+                return left[0], left[1] + right[1], left[2]
+    return None
+
+
+@aten("index.Tensor", "_unsafe_index.Tensor")
+def _index(b: Lowering, self: Value, indices: Sequence[Value | None]) -> Value:
+    used = [(axis, ids) for axis, ids in enumerate(indices) if ids is not None]
+    if any(ids.dtype in (DType.bool, DType.u8) for _, ids in used):
+        raise Unsupported("picking elements by a condition gives a result whose size depends on the data")
+    if not used:
+        return self
+    if len(used) == 1:
+        axis, ids = used[0]
+        return _take(b, self, axis, ids)
+    axes = [axis for axis, _ in used]
+    ids = [value for _, value in used]
+    return _as_view(b, self, axes, ids) or _linear_gather(b, self, axes, ids)
+
+
+def _take(b: Lowering, x: Value, axis: int, ids: Value) -> Value:
+    counted = as_arange(b, ids) if ids.type.rank == 1 else None
+    if counted is not None and counted[0] == 0 and isinstance(counted[1], int) and counted[1] >= 0:
+        return b.slice(x, axis, counted[1], counted[1] + counted[2])
+    return b.emit("gather", x, ids, axis=axis)
+
+
+def _as_view(b: Lowering, x: Value, axes: Sequence[int], ids: Sequence[Value]) -> Value | None:
+    """``x[arange[:, None, None], arange[None, None, :]]`` and its like: slices and a reshape; None where it is not one."""
+    if list(axes) != list(range(axes[0], axes[0] + len(axes))):
+        return None
+    counted = [as_arange(b, i) for i in ids]
+    shape = broadcast(_Named(b), [i.shape for i in ids])
+    places = []
+    for found, value in zip(counted, ids, strict=True):
+        if found is None or not isinstance(found[1], int) or found[1] < 0:
+            return None
+        places.append(None if found[0] is None else found[0] + len(shape) - value.type.rank)
+    moving = [p for p in places if p is not None]
+    if moving != sorted(set(moving)):
+        return None
+    if any(size != 1 and i not in moving for i, size in enumerate(shape)):
+        return None
+    result = x
+    for axis, found in zip(axes, counted, strict=True):
+        assert found is not None
+        result = b.slice(result, axis, found[1], found[1] + found[2])
+    return b.reshape(result, (*x.shape[: axes[0]], *shape, *x.shape[axes[-1] + 1 :]))
+
+
+class _Named:
+    """What ``broadcast`` needs of a node to name it in an error."""
+
+    op = "index"
+
+    def __init__(self, b: Lowering) -> None:
+        self.name = b.node.name
+
+
+def wrapped(b: Lowering, ids: Value, size: Dim) -> Value:
+    """Indices with negative ones counted from the end."""
+    ids = b.cast(ids, DType.i64)
+    counted = as_arange(b, ids)
+    data = b.array(ids)
+    if (counted and isinstance(counted[1], int) and counted[1] >= 0) or (data is not None and (data >= 0).all()):
+        return ids
+    negative = b.emit("lt", ids, b.scalar(0, DType.i64))
+    return b.emit("where", negative, b.emit("add", ids, b.scalar(size, DType.i64)), ids)
+
+
+def _linear_gather(b: Lowering, x: Value, axes: Sequence[int], ids: Sequence[Value]) -> Value:
+    """Several index tensors as one: the indexed axes are merged and gathered at ``sum(ids * stride)``."""
+    rank, adjacent = x.type.rank, list(axes) == list(range(axes[0], axes[0] + len(axes)))
+    first = axes[0] if adjacent else 0
+    if not adjacent:  # numpy puts the result of separated indices in front
+        x = b.transpose(x, [*axes, *(a for a in range(rank) if a not in axes)])
+    sizes = x.shape[first : first + len(axes)]
+    linear: Value | None = None
+    for i, value in enumerate(ids):
+        term = wrapped(b, value, sizes[i])
+        stride = product(sizes[i + 1 :])
+        if stride != 1:
+            term = b.emit("mul", term, b.scalar(stride, DType.i64))
+        linear = term if linear is None else b.emit("add", linear, term)
+    assert linear is not None
+    merged = b.reshape(x, (*x.shape[:first], product(sizes), *x.shape[first + len(axes) :]))
+    return b.emit("gather", merged, linear, axis=first)
+
+
+@aten("index_put", "_unsafe_index_put")
+def _index_put(b: Lowering, self: Value, indices: Sequence[Value | None], values: Value, accumulate: bool) -> Value:
+    used = [(axis, ids) for axis, ids in enumerate(indices) if ids is not None]
+    if len(used) == 1 and used[0][0] == 0 and used[0][1].dtype is DType.bool and not accumulate:
+        mask = used[0][1]
+        if all(d == 1 for d in values.shape):
+            mask = b.reshape(mask, (*mask.shape, *(1 for _ in range(self.type.rank - mask.type.rank))))
+            return b.emit("where", mask, b.cast(b.reshape(values, ()), self.dtype), self)
+    if len(used) == 1 and not accumulate and used[0][1].dtype.is_integer:
+        found = as_arange(b, used[0][1])
+        if found is not None and isinstance(found[1], int) and found[1] >= 0:
+            axis, (place, start, length) = used[0][0], found
+            part = [length if i == axis else d for i, d in enumerate(self.shape)]
+            if place is None or used[0][1].type.rank == 1:
+                if place is None and used[0][1].type.rank == 0:
+                    values = b.reshape(values, (*values.shape[:axis], 1, *values.shape[axis:]))
+                source = broadcast_to(b, b.cast(values, self.dtype), part)
+                pieces = [b.slice(self, axis, 0, start)] if start else []
+                pieces.append(source)
+                if start + length != self.shape[axis]:
+                    pieces.append(b.slice(self, axis, start + length, self.shape[axis]))
+                return source if len(pieces) == 1 else b.emit("concat", *pieces, axis=axis)
+    raise Unsupported("writing to elements by index is supported only for a condition with one value or a plain range")
+
+
+@aten("masked_scatter", "nonzero", "masked_select", "unique2", "_unique2", "item", "_local_scalar_dense", "bincount",
+      "nonzero_numpy", "repeat_interleave.Tensor")  # fmt: skip
+def _depends_on_data(b: Lowering, **_: Any) -> Value:
+    raise Unsupported("its result depends on the data in a way that has no fixed size")
+
+
+@aten("fill.Scalar", "fill.Tensor")
+def _fill(b: Lowering, self: Value, value: Value | Scalar) -> Value:
+    return b.expand(b.operand(value, self.dtype), self.shape)
+
+
+@aten("copy")
+def _copy(b: Lowering, self: Value, src: Value) -> Value:
+    return broadcast_to(b, b.cast(src, self.dtype), self.shape)
+
+
+@aten("one_hot")
+def _one_hot(b: Lowering, self: Value, num_classes: Dim) -> Value:
+    if num_classes == -1:
+        raise Unsupported("the number of classes must be given")
+    classes = b.emit("arange", end=num_classes, dtype=DType.i64)
+    return b.cast(b.emit("eq", b.reshape(self, (*self.shape, 1)), classes), DType.i64)
+
+
+@aten("isin.Tensor_Scalar")
+def _isin(b: Lowering, elements: Value, test_element: Scalar, invert: bool) -> Value:
+    return b.emit("ne" if invert else "eq", elements, b.scalar(test_element, elements.dtype))

@@ -1,0 +1,58 @@
+"""Numbers: Python scalars as rank-0 constants, and real-valued expressions of sizes as rank-0 computations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..graph import Value
+from ..types import DType, float_to_bf16
+from .symbols import Unsupported
+
+if TYPE_CHECKING:
+    from .lowering import Lowering
+
+
+def array_of(value: bool | int | float, dtype: DType) -> np.ndarray:
+    """A rank-0 array of ``dtype``, converted as torch converts a Python scalar (integers wrap)."""
+    if dtype is DType.bf16:
+        return float_to_bf16(np.array(value, np.float32))
+    if dtype.is_integer and not isinstance(value, float):
+        wide = int(value) & ((1 << 64) - 1)
+        return np.array(wide, np.uint64).view(np.int64).astype(dtype.numpy)
+    with np.errstate(over="ignore"):
+        return np.array(value).astype(dtype.numpy)
+
+
+_FUNCTIONS = {
+    "OpaqueUnaryFn_sqrt": "sqrt", "OpaqueUnaryFn_cos": "cos", "OpaqueUnaryFn_sin": "sin", "OpaqueUnaryFn_tanh": "tanh",
+    "OpaqueUnaryFn_log2": "log2", "OpaqueUnaryFn_log": "log", "OpaqueUnaryFn_exp": "exp", "exp": "exp", "log": "log",
+}  # fmt: skip
+
+
+def symbolic_float(b: Lowering, expr: Any) -> Value:
+    """A real expression of sizes (``1 / sqrt(seq)``) as a rank-0 float64 value.
+
+    Raises:
+        Unsupported: a function without a counterpart.
+    """
+    kind = type(expr).__name__
+    if expr.is_Integer or expr.is_Float or expr.is_Rational:
+        return b.scalar(float(expr), DType.f64)
+    if kind == "ToFloat":
+        return b.operand(b.symbols.dim(expr.args[0]), DType.f64)
+    if kind in ("IntTrueDiv", "FloatTrueDiv"):
+        return b.emit("div", *(symbolic_float(b, a) for a in expr.args))
+    if kind in ("Add", "Mul"):
+        total = symbolic_float(b, expr.args[0])
+        for other in expr.args[1:]:
+            total = b.emit(kind.lower(), total, symbolic_float(b, other))
+        return total
+    if kind in ("Pow", "FloatPow", "PowByNatural"):
+        return b.emit("pow", *(symbolic_float(b, a) for a in expr.args))
+    if kind in _FUNCTIONS:
+        return b.emit(_FUNCTIONS[kind], symbolic_float(b, expr.args[0]))
+    if expr.is_Symbol or expr.is_integer:
+        return b.operand(b.symbols.dim(expr), DType.f64)
+    raise Unsupported(f"the number {expr} depends on sizes in a way that cannot be computed")

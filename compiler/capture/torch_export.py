@@ -1,0 +1,327 @@
+"""Capture a PyTorch model: ``torch.export`` (non-strict), then one walk that lowers its graph into the IR."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+from torch.utils import _pytree as pytree
+
+from ..errors import CaptureError, PlanishError, UsageError
+from ..graph import Graph, Value
+from ..types import DType, TensorType
+from . import aten_anchor, aten_create, aten_elementwise, aten_index, aten_reduce, aten_shape
+from .examples import Varying, arguments, parameter_names, varying_axes, widened
+from .exporting import decompose, decompositions, export, load, mutates
+from .locations import assign_names
+from .lowering import HANDLERS, Failure, Lowering
+from .structure import Structure, input_names, output_names, structure_of
+from .symbols import SymbolTable, Unsupported, name_symbols
+from .weights import dtype_of, to_numpy
+
+TABLES = (aten_anchor, aten_create, aten_elementwise, aten_index, aten_reduce, aten_shape)
+
+
+@dataclass(frozen=True)
+class CapturedInput:
+    """A tensor the caller gives: its name, and the keys that lead to it (``("args", 0)``, ``("kwargs", "past", 0, "key")``)."""
+
+    name: str
+    path: tuple[Any, ...]
+
+
+@dataclass
+class Captured:
+    """A model in the IR, with what is needed to call it as the source was called.
+
+    Attributes:
+        graph: the graph; ``graph.meta`` repeats ``structure``, ``output_names`` and ``source`` (the hash).
+        inputs: per graph input its name and where it sits in the call.
+        input_structure: of ``(args, kwargs)``, as ``structure`` describes; constants are baked in.
+        structure: how the outputs nest (``compiler.capture.structure``); plain JSON data.
+        output_names: per graph output its path in the structure.
+        examples: example inputs by name (bf16 as ``uint16`` bits); empty when the program carries none.
+        source: hex sha256 of torch's graph, the bounds and the weights.
+        notes: what was assumed.
+        class_name: the model's class.
+    """
+
+    graph: Graph
+    inputs: list[CapturedInput]
+    input_structure: Structure
+    structure: Structure
+    output_names: list[str]
+    examples: dict[str, np.ndarray]
+    source: str
+    notes: list[str] = field(default_factory=list)
+    class_name: str = ""
+
+
+def capture(
+    model: torch.nn.Module | ExportedProgram | str | os.PathLike[str],
+    args: Any = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
+    name: str | None = None,
+    debug: bool = False,
+) -> Captured:
+    """Read a model into the IR.
+
+    Args:
+        model: a module (exported in eval mode, its mode restored), an exported program, or the path of a ``.pt2`` file.
+        args, kwargs: the example call, as ``torch.export.export`` takes it; a lone tensor or mapping means the only argument
+            or the keywords. Not needed for a program that carries its own.
+        dynamic_shapes: torch.export's notation; every symbol ends with bounds.
+        name: of the graph; the model's class if None.
+        debug: let torch's own logs through.
+
+    Raises:
+        CaptureError: the model cannot be exported, or holds ops that cannot be captured (all of them are listed).
+        UsageError: the call makes no sense.
+    """
+    positional, keywords = arguments(args, kwargs)
+    varying: list[Varying] = []
+    notes: list[str] = []
+    parameters: list[str] | None = None
+    if isinstance(model, torch.nn.Module) and not isinstance(model, ExportedProgram):
+        class_name = type(model).__name__
+        shapes = dynamic_shapes
+        if hasattr(shapes, "dynamic_shapes"):  # ShapesCollection, AdditionalInputs
+            shapes = shapes.dynamic_shapes(model, positional, keywords)
+        varying = varying_axes(model, positional, keywords, shapes)
+        traced = widened(positional, keywords, varying)
+        if traced is not None:
+            notes.append("traced with sizes of 2 where the example has a varying size of 1")
+        parameters = parameter_names(model, len(positional))
+        program = export(model, *(traced or (positional, keywords)), shapes, debug)
+    elif isinstance(model, (ExportedProgram, str, os.PathLike)):
+        if dynamic_shapes is not None:
+            raise UsageError(
+                "dynamic_shapes is given to torch.export.export", "an exported program has its shapes already"
+            )
+        program = model if isinstance(model, ExportedProgram) else load(Path(model), debug)
+        class_name = _root_class(program)
+        if not positional and not keywords and program.example_inputs is not None:
+            positional, keywords = program.example_inputs
+    else:
+        raise UsageError(
+            f"a model is a torch.nn.Module, an ExportedProgram or the path of a .pt2 file, not {type(model).__name__}"
+        )
+    captured = _lower(program, varying, parameters, name or class_name, debug)
+    captured.notes[:0] = notes
+    captured.class_name = class_name
+    captured.examples = _examples(captured, positional, keywords, program)
+    return captured
+
+
+def _root_class(program: ExportedProgram) -> str:
+    for node in program.graph.nodes:
+        stack = node.meta.get("nn_module_stack") or {}
+        for entry in stack.values():
+            kind = entry[1] if isinstance(entry, tuple) else ""
+            return str(getattr(kind, "__name__", kind)).rsplit(".", 1)[-1] or "main"
+    return "main"
+
+
+def _lower(
+    program: ExportedProgram, varying: list[Varying], parameters: list[str] | None, name: str, debug: bool
+) -> Captured:
+    """Lower; what the vocabulary lacks is decomposed by torch, that and nothing else, and lowered again."""
+    if mutates(program):
+        program = decompose(program, {}, debug)
+    tried: set[Any] = set()
+    while True:
+        attempt = _Attempt(program, varying, parameters, name)
+        try:
+            attempt.run()
+        except Unsupported as problem:
+            raise CaptureError(f"the model cannot be captured: {problem}") from problem
+        failures = attempt.lowering.failures
+        if not failures:
+            return attempt.captured()
+        table = decompositions([f.target for f in failures if f.target not in tried])
+        if not table:
+            raise _all_failures(failures)
+        tried |= set(table)
+        program = decompose(program, table, debug)
+
+
+def _all_failures(failures: list[Failure]) -> CaptureError:
+    lines: dict[tuple[str, str], list[str]] = {}
+    for f in failures:
+        op = f.op.removesuffix(".default")
+        where = f.location or "an unknown line"
+        places = lines.setdefault((op, f.why), [])
+        if where not in places:
+            places.append(where)
+    parts = [f"{op}{f' ({why})' if why else ''} at {', '.join(places)}" for (op, why), places in lines.items()]
+    count = "an operation" if len(parts) == 1 else f"{len(parts)} operations"
+    return CaptureError(f"the model uses {count} that cannot be captured: " + "; ".join(parts))
+
+
+class _Attempt:
+    """One walk over one program."""
+
+    def __init__(
+        self, program: ExportedProgram, varying: list[Varying], parameters: list[str] | None, name: str
+    ) -> None:
+        self.program = program
+        self.graph = Graph(name)
+        self.holders: dict[str, fx.Node] = {n.name: n for n in program.graph.nodes if n.op == "placeholder"}
+        self.inputs: list[CapturedInput] = []
+        user = list(program.graph_signature.user_inputs)
+        self.input_structure = structure_of(program.call_spec.in_spec, lambda i: {"kind": "tensor", "index": i})
+        names = input_names(self.input_structure, parameters or self._positional())
+        # a keyword argument and an attribute of a container may meet; flat names are made unique
+        self.user = [(self._unique(names[i][0], i, names), names[i][1], arg) for i, arg in enumerate(user)]
+        fakes = [(n, self._fake(arg)) for n, _, arg in self.user]
+        wishes = {(v.leaf, v.axis): (v.name, v.exact) for v in varying if v.name is not None}
+        self.symbols = SymbolTable(program.range_constraints, name_symbols(fakes, wishes))
+        self.lowering = Lowering(self.graph, self.symbols)
+        self.outputs: list[Any] = []
+
+    @staticmethod
+    def _unique(name: str, index: int, names: dict[int, tuple[str, tuple[Any, ...]]]) -> str:
+        clash = any(other[0] == name for i, other in names.items() if i < index)
+        return f"{name}.{index}" if clash else name
+
+    def _positional(self) -> list[str]:
+        entry = self.program.module_call_graph[0]
+        names = getattr(entry.signature, "forward_arg_names", None) if entry.signature is not None else None
+        return list(names or [])
+
+    def _fake(self, argument: Any) -> Any:
+        return (
+            self.holders[argument].meta.get("val") if isinstance(argument, str) and argument in self.holders else None
+        )
+
+    def run(self) -> None:
+        """Walk the program."""
+        kept: dict[int, Any] = {}
+        for index, (name, path, argument) in enumerate(self.user):
+            fake = self._fake(argument)
+            if isinstance(fake, torch.Tensor):
+                if fake.layout is not torch.strided:
+                    raise Unsupported(f"the input {name!r} is a {str(fake.layout).removeprefix('torch.')} tensor")
+                try:
+                    dtype = dtype_of(fake.dtype)
+                except Unsupported as problem:
+                    raise Unsupported(f"the input {name!r}: {problem}") from problem
+                value = self.graph.add_input(name, TensorType(dtype, self.symbols.shape(fake.shape)))
+                self.lowering.bind(self.holders[argument], value)
+                kept[index] = {"kind": "tensor", "index": len(self.inputs)}
+                self.inputs.append(CapturedInput(name, path))
+            elif isinstance(fake, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+                raise Unsupported(f"the input {name!r} is a number that varies; give it as a tensor")
+            else:
+                kept[index] = {"kind": "constant", "value": argument if not isinstance(argument, str) else fake}
+        self.input_structure = structure_of(self.program.call_spec.in_spec, lambda i: kept[i])
+        self._bind_weights()
+        self.outputs = list(self.lowering.walk(self.program.graph, self.program.graph_module))
+
+    def _bind_weights(self) -> None:
+        for spec in self.program.graph_signature.input_specs:
+            target = spec.target
+            if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR) and target is not None:
+                stores = (self.program.state_dict, self.program.constants)
+                tensor = next((s[target] for s in stores if target in s), None)
+                if isinstance(tensor, torch.Tensor):
+                    self.lowering.bind_tensor(self.holders[spec.arg.name], target, tensor)
+            elif spec.kind not in (
+                InputKind.USER_INPUT,
+                InputKind.PARAMETER,
+                InputKind.BUFFER,
+                InputKind.CONSTANT_TENSOR,
+            ):
+                kind = spec.kind.name.lower().replace("_", " ")
+                raise Unsupported(f"it holds a {kind} ({spec.target or spec.arg.name})")
+
+    def captured(self) -> Captured:
+        """The result of a walk without failures.
+
+        Raises:
+            CaptureError: the model writes to its buffers or inputs.
+        """
+        wanted = []
+        for spec, output in zip(self.program.graph_signature.output_specs, self.outputs, strict=True):
+            if spec.kind in (OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION):
+                what = "buffer" if spec.kind is OutputKind.BUFFER_MUTATION else "input"
+                raise CaptureError(
+                    f"the model writes to its {what} {spec.target!r}",
+                    "only models that leave their buffers and inputs alone can be captured",
+                )
+            if spec.kind is OutputKind.USER_OUTPUT:
+                wanted.append(output)
+        leaves: list[Structure] = []
+        for output in wanted:
+            leaves.append(self._leaf(output))
+        structure = structure_of(self.program.call_spec.out_spec, lambda i: leaves[i])
+        self.graph.symbols = dict(self.symbols.symbols)
+        self.graph.sweep()
+        assign_names(self.graph)
+        names = output_names(structure)
+        source = _source_hash(self.program, self.graph)
+        self.graph.meta.update(structure=structure, output_names=names, source=source)
+        return Captured(
+            self.graph, self.inputs, self.input_structure, structure, names, {}, source, list(self.symbols.notes)
+        )
+
+    def _leaf(self, output: Any) -> Structure:
+        try:
+            value = self.lowering.result(output)
+            if isinstance(value, Value):
+                self.graph.outputs.append(value)
+                return {"kind": "tensor", "index": len(self.graph.outputs) - 1}
+            if value is None or isinstance(value, (bool, int, float, str)):
+                return {"kind": "constant", "value": value}
+            self.lowering.node = next(iter(self.program.graph.nodes))
+            self.graph.outputs.append(self.lowering.scalar(value, DType.i64))
+            return {"kind": "int", "index": len(self.graph.outputs) - 1}
+        except (Unsupported, PlanishError) as problem:
+            raise CaptureError(f"an output of the model cannot be captured: {problem}") from problem
+
+
+def _source_hash(program: ExportedProgram, graph: Graph) -> str:
+    digest = hashlib.sha256(program.graph_module.code.encode())
+    for value in graph.inputs:
+        digest.update(f"{value.name}:{value.type}\n".encode())
+    for symbol in graph.symbols.values():
+        digest.update(f"{symbol.name} in [{symbol.lower}, {symbol.upper}]\n".encode())
+    for ref in sorted(graph.constants):
+        array = np.ascontiguousarray(graph.constants[ref])
+        digest.update(f"{ref} {array.dtype} {array.shape}\n".encode())
+        digest.update(memoryview(array.reshape(-1)).cast("B") if array.size else b"")
+    return digest.hexdigest()
+
+
+def _examples(
+    captured: Captured, args: tuple[Any, ...], kwargs: dict[str, Any], program: ExportedProgram
+) -> dict[str, np.ndarray]:
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    if len(leaves) != len(program.graph_signature.user_inputs):
+        if not args and not kwargs:
+            return {}
+        raise UsageError(
+            f"the example has {len(leaves)} inputs, but the program takes {len(program.graph_signature.user_inputs)}"
+        )
+    user = [a for a in program.graph_signature.user_inputs]
+    holders = {n.name: n for n in program.graph.nodes if n.op == "placeholder"}
+    tensors = [
+        leaf
+        for leaf, argument in zip(leaves, user, strict=True)
+        if isinstance(argument, str) and isinstance(holders[argument].meta.get("val"), torch.Tensor)
+    ]
+    return {entry.name: to_numpy(t).copy() for entry, t in zip(captured.inputs, tensors, strict=True)}
+
+
+__all__ = ["HANDLERS", "Captured", "CapturedInput", "capture"]

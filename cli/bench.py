@@ -13,6 +13,7 @@ import typer
 from .feed import Arrays, Signature, Sizes, by_name, from_file, made_up, resized, shown
 from .loading import open_model
 from .memory import measure as measure_memory
+from .needs import isa_of
 from .options import ArtifactFile, Debug, Dims, Json, Threads, parse_dims
 from .output import print_facts, print_heading, print_json, print_table, rate, seconds, size
 from .source import load_source
@@ -119,8 +120,8 @@ def _kernels(model: Any, arrays: Arrays, threads: int) -> tuple[list[dict[str, A
     """Every kernel with its time, work and share of the limit; and the whole: a sum over the kernels."""
     from ..backends.cpu.peaks import peaks
 
-    isa = model.manifest["isa"]
-    best = peaks(isa, threads, fresh=True)
+    unit = next(u for u in model.manifest["units"] if u["name"] == model.unit)
+    best = peaks(isa_of(unit), threads, fresh=True)
     rows = []
     for launch in model.profile(**arrays):
         least = best.seconds(launch.flops, launch.bytes, launch.precision)

@@ -12,9 +12,10 @@ import typer
 
 from ..compiler.errors import UsageError
 from .extra import load_pass
+from .needs import runs_on
 from .options import Debug, Json, parse_precision
 from .output import print_facts, print_heading, print_json, print_table, quoted, seconds, size
-from .result import Measured, measure_result, runs_on
+from .result import Measured, measure_result
 from .source import load_source
 
 

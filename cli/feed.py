@@ -37,11 +37,8 @@ class Signature:
     @staticmethod
     def of(manifest: Mapping[str, Any]) -> Signature:
         """Read it from an artifact's manifest."""
-        ports = tuple(
-            Port(p["name"], p["dtype"], tuple(d if isinstance(d, int) else parse(d) for d in p["shape"]))
-            for p in manifest["inputs"]
-        )
-        return Signature(ports, {name: (int(low), int(high)) for name, (low, high) in manifest["symbols"].items()})
+        ports = tuple(Port(p["name"], p["dtype"], tuple(parse(str(d)) for d in p["shape"])) for p in manifest["inputs"])
+        return Signature(ports, {name: (int(b["min"]), int(b["max"])) for name, b in manifest["symbols"].items()})
 
     def check(self, sizes: Sizes) -> None:
         """Raise a UsageError for a size whose dimension does not exist or that is outside its bounds."""

@@ -7,9 +7,9 @@ from typing import Any
 
 from ..runtime.archive import Archive
 from .loading import existing
+from .needs import runs_here, runs_on
 from .options import ArtifactFile, Debug, Json
 from .output import print_facts, print_heading, print_json, size
-from .result import runs_on
 
 #: What the parts of the file are, by the beginning of their names.
 PARTS = {
@@ -44,13 +44,14 @@ def show(
 ) -> None:
     """The same for people."""
     print_heading(f"{name}  ({size(sum(sizes.values()))})")
-    bounds = ", ".join(f"{n} {low}..{high}" for n, (low, high) in manifest["symbols"].items())
+    bounds = ", ".join(f"{n} {b['min']}..{b['max']}" for n, b in manifest["symbols"].items())
     print_facts(
         [
             ("inputs", "\n".join(_port(p) for p in manifest["inputs"])),
             ("outputs", "\n".join(_port(p) for p in manifest["outputs"])),
             ("dimensions", bounds or "all fixed"),
             ("runs on", runs_on(manifest)),
+            ("not here", runs_here(manifest) or ""),
             ("parts", ", ".join(f"{part} {size(total)}" for part, total in _parts(sizes).items())),
             ("digest", digest),
         ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -109,12 +108,3 @@ def _source_bytes(source: Source) -> int:
     if isinstance(model, (str, Path)):
         return Path(model).stat().st_size
     return sum(t.numel() * t.element_size() for t in model.state_dict.values())
-
-
-def runs_on(manifest: Mapping[str, Any]) -> str:
-    """Where an artifact runs, in words."""
-    isa = manifest["isa"]
-    machine = manifest.get("machine", "x86_64")
-    glibc = manifest.get("glibc")
-    libc = f", glibc {glibc} or newer" if glibc else ""
-    return f"Linux {machine} with {isa} (cpu:{isa}){libc}; Python with numpy, no PyTorch"

@@ -1,0 +1,33 @@
+"""Where an artifact runs, read off what its units require."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def isa_of(unit: Mapping[str, Any]) -> str:
+    """The ISA level of a unit: the highest whose CPU features it requires."""
+    from ..backends.cpu.isa import level
+    from ..codegen.specs import ISA_LEVELS
+
+    flags = set(unit["requires"].get("cpu_flags", ()))
+    return [name for name in ISA_LEVELS if flags.issuperset(level(name).cpu_flags)][-1]
+
+
+def runs_on(manifest: Mapping[str, Any]) -> str:
+    """Where an artifact runs, in words; a line for each unit."""
+    lines = []
+    for unit in manifest["units"]:
+        requires = unit["requires"]
+        libc = f", glibc {requires['glibc']} or newer" if requires.get("glibc") else ""
+        lines.append(f"Linux {requires['machine']}, cpu:{isa_of(unit)}{libc}")
+    return "\n".join(lines) + "; Python with numpy, no PyTorch"
+
+
+def runs_here(manifest: Mapping[str, Any]) -> str | None:
+    """None if one of the units runs on this machine, else what the first of them lacks."""
+    from ..runtime.loader import why_not
+
+    reasons = [why_not(unit["requires"]) for unit in manifest["units"]]
+    return None if None in reasons else f"it needs {reasons[0]}"

@@ -47,7 +47,7 @@ def indent_lines(lines: Sequence[str], width: int = 4) -> str:
     return "\n".join(line if i == 0 or not line else " " * width + line for i, line in enumerate(lines))
 
 
-def template(name: str, **context: object) -> str:
+def template(name: str, /, **context: object) -> str:
     """Render ``templates/<name>`` with ``context``."""
     return environment().get_template(name).render(**context)
 

@@ -105,9 +105,7 @@ def clear_cache() -> int:
     return freed
 
 
-def build(
-    sources: str | Sequence[str], isa: str, *, sanitize: bool = False, extra_flags: Sequence[str] = ()
-) -> Path:
+def build(sources: str | Sequence[str], isa: str, *, sanitize: bool = False, extra_flags: Sequence[str] = ()) -> Path:
     """Compile C++ text into a shared object.
 
     Args:
@@ -195,7 +193,8 @@ def _produce(target: Path, command: list[str], libraries: list[str], source: Pat
             reason = next((line for line in lines if "error" in line), lines[0] if lines else "no message")
             shown = shlex.join([*command, "-o", str(target), *libraries])
             raise ToolchainError(
-                f"the C++ compiler failed: {reason.strip()}", f"the source is kept in {source}; the command was: {shown}"
+                f"the C++ compiler failed: {reason.strip()}",
+                f"the source is kept in {source}; the command was: {shown}",
             )
         os.chmod(temporary, 0o755)
         os.replace(temporary, target)

@@ -1,0 +1,97 @@
+"""merge-linear: linears that read the same value and feed one attention (Q, K and V) become one linear."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from ..compiler.graph import Graph, Node, Value
+from ..compiler.pass_protocol import PassContext, PassResult
+from .canonicalize import hoist_constants
+from .fusion import VIEWS
+from .precision import precision_of
+
+
+def _source_linear(value: Value | None) -> Node | None:
+    """The linear whose result reaches ``value`` through views alone."""
+    while value is not None and value.node is not None and value.node.op in VIEWS:
+        value = value.node.inputs[0]
+    return value.node if value is not None and value.node is not None and value.node.op == "linear" else None
+
+
+@dataclass(frozen=True)
+class MergeLinear:
+    """Join the linears of Q, K and V that share their input: one pass over the input, one kernel, wider panels."""
+
+    name: ClassVar[str] = "merge-linear"
+    version: ClassVar[int] = 1
+
+    def run(self, graph: Graph, context: PassContext) -> PassResult:
+        hoist_constants(graph)
+        merged = 0
+        for attention in [n for n in graph.nodes if n.op == "attention"]:
+            found = dict.fromkeys(_source_linear(v) for v in attention.inputs[:3])
+            by_input: dict[Value, list[Node]] = defaultdict(list)
+            for linear in found:
+                if linear is not None and linear.inputs[0] is not None:
+                    by_input[linear.inputs[0]].append(linear)
+            for linears in by_input.values():
+                if len(linears) > 1 and self._may_merge(graph, linears, context):
+                    self._merge(graph, linears)
+                    merged += 1
+        if merged:
+            context.note(f"{merged} groups of linears that share their input became one linear each")
+        return PassResult(bool(merged))
+
+    def _may_merge(self, graph: Graph, linears: list[Node], context: PassContext) -> bool:
+        names = ", ".join(n.name for n in linears)
+        precisions = {str(precision_of(context, n)) for n in linears}
+        if len(precisions) > 1:
+            context.note(
+                f"{names} stay apart: the plan gives them different precisions ({', '.join(sorted(precisions))})"
+            )
+            return False
+        if any(graph.array(n.inputs[1]) is None for n in linears) or len({n.attrs["out_dtype"] for n in linears}) > 1:
+            context.note(f"{names} stay apart: a weight is not constant", kind="miss")
+            return False
+        biases = [n.inputs[2] if len(n.inputs) > 2 else None for n in linears]
+        if any(b is not None and graph.array(b) is None for b in biases):
+            context.note(f"{names} stay apart: a bias is not constant", kind="miss")
+            return False
+        return True
+
+    def _merge(self, graph: Graph, linears: list[Node]) -> None:
+        order = {n: i for i, n in enumerate(graph.nodes)}
+        first = min(linears, key=order.__getitem__)
+        weights = [graph.array(n.inputs[1]) for n in linears]
+        dtype = linears[0].inputs[1].dtype  # type: ignore[union-attr]
+        name = "+".join(n.name.rsplit(".", 1)[-1] for n in linears)
+        stem = first.name.rsplit(".", 1)[0] if "." in first.name else ""
+        path = f"{stem}.{name}" if stem else name
+        weight = graph.add_constant(np.concatenate(weights), f"{path}.weight", dtype, before=first)  # type: ignore[arg-type]
+        bias: Value | None = None
+        if any(len(n.inputs) > 2 and n.inputs[2] is not None for n in linears):
+            parts = []
+            for n, w in zip(linears, weights, strict=True):
+                held = graph.array(n.inputs[2]) if len(n.inputs) > 2 else None
+                parts.append(np.zeros(w.shape[0], np.float32) if held is None else held)  # type: ignore[union-attr]
+            bias = graph.add_constant(np.concatenate(parts), f"{path}.bias", before=first)
+        sources = tuple(dict.fromkeys(s for n in linears for s in n.sources))
+        joined = graph.insert(
+            "linear", [first.inputs[0], weight, bias], first.attrs, before=first, name=path, location=first.location,
+            sources=sources,
+        )  # fmt: skip
+        start = 0
+        for n, w in zip(linears, weights, strict=True):
+            width = w.shape[0]  # type: ignore[union-attr]
+            part = graph.insert(
+                "slice", [joined.output], {"axis": joined.output.type.rank - 1, "start": start, "end": start + width},
+                before=first, name=n.name, location=n.location, sources=n.sources,
+            )  # fmt: skip
+            graph.replace(n.output, part.output)
+            start += width
+        for n in linears:
+            graph.erase(n)

@@ -1,0 +1,136 @@
+"""quantize: write the plan into the graph, as QDQ around int8 linears and as casts around bf16 ops.
+
+Nodes carry no precision: after this pass the graph says what is computed, and interpreting it shows the loss.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from ..compiler.graph import Graph, Node, Value
+from ..compiler.pass_protocol import PassContext, PassResult
+from ..compiler.types import DType, float_to_bf16
+from .calibrate import Statistics, collect
+from .canonicalize import hoist_constants
+from .precision import CALIBRATION, precision_of
+from .weights.rtn import quantize_rows
+from .weights.smoothquant import Smoothing, choose
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """Materialise the plan.
+
+    Args:
+        smooth: choose a SmoothQuant scale per int8 linear on the example data (no data: none).
+    """
+
+    name: ClassVar[str] = "quantize"
+    version: ClassVar[int] = 1
+    smooth: bool = True
+
+    def run(self, graph: Graph, context: PassContext) -> PassResult:
+        hoist_constants(graph)
+        int8: dict[Value, list[Node]] = defaultdict(list)
+        changed = False
+        for node in list(graph.nodes):
+            context.at(node)
+            precision = precision_of(context, node)
+            if precision == "f32" or node.op not in ("linear", "attention", "conv"):
+                continue
+            if precision == "w8a8-dynamic":
+                if node.op == "linear" and graph.array(node.inputs[1]) is not None and node.inputs[0] is not None:
+                    int8[node.inputs[0]].append(node)
+                else:
+                    context.note(f"{node.op} stays f32: {precision} is for linears with constant weights", node)
+            elif precision == "bf16":
+                self._bf16(graph, node)
+                changed = True
+        if int8:
+            self._int8(graph, int8, context)
+        graph.sweep()
+        return PassResult(changed or bool(int8))
+
+    # -- bf16 -----------------------------------------------------------------------------------------------------------
+    def _bf16(self, graph: Graph, node: Node) -> None:
+        """Operands rounded to bf16, sums and result in f32."""
+        count = 3 if node.op == "attention" else 2
+        attrs = {**node.attrs, "out_dtype": node.output.dtype}
+        operands = [self._rounded(graph, v, node) if v is not None else None for v in node.inputs[:count]]
+        new = graph.insert(
+            node.op, [*operands, *node.inputs[count:]], attrs, before=node, name=node.name, location=node.location,
+            sources=node.sources, hint=node.output.name,
+        )  # fmt: skip
+        graph.replace(node.output, new.output)
+        graph.erase(node)
+
+    def _rounded(self, graph: Graph, value: Value, node: Node) -> Value:
+        array = graph.array(value)
+        if array is not None and value.dtype is DType.f32:
+            return graph.add_constant(float_to_bf16(array), value.name, DType.bf16, before=node)
+        if value.dtype is DType.bf16:
+            return value
+        return graph.insert(
+            "cast", [value], {"dtype": DType.bf16}, before=node, name=node.name, location=node.location,
+            sources=node.sources,
+        ).output  # fmt: skip
+
+    # -- int8 -----------------------------------------------------------------------------------------------------------
+    def _int8(self, graph: Graph, linears: dict[Value, list[Node]], context: PassContext) -> None:
+        batches = context.data.get(CALIBRATION) or []
+        statistics: dict[Value, Statistics] = {}
+        if self.smooth and batches:
+            statistics = collect(graph, linears, batches, context)
+        elif self.smooth:
+            context.note("no example data: int8 linears are not smoothed", kind="warning")
+        for done, (x, readers) in enumerate(linears.items()):
+            context.advance("quantising", done, len(linears))
+            smoothing = self._smoothing(graph, readers, statistics.get(x), context)
+            self._quantize_readers(graph, x, readers, smoothing)
+        context.advance("quantising", len(linears), len(linears))
+
+    def _smoothing(
+        self, graph: Graph, readers: list[Node], statistics: Statistics | None, context: PassContext
+    ) -> Smoothing | None:
+        if statistics is None:
+            return None
+        weights = [np.asarray(graph.array(n.inputs[1]), np.float32) for n in readers]
+        smoothing = choose(statistics.rows, statistics.amax, weights)
+        if smoothing.scale is None:
+            context.note(f"int8 without smoothing: relative output error {smoothing.error:.2e}", readers[0])
+        else:
+            context.note(
+                f"int8 smoothed with alpha {smoothing.alpha}: relative output error {smoothing.plain_error:.2e} -> "
+                f"{smoothing.error:.2e}",
+                readers[0],
+            )
+        return smoothing
+
+    def _quantize_readers(self, graph: Graph, x: Value, readers: list[Node], smoothing: Smoothing | None) -> None:
+        order = {n: i for i, n in enumerate(graph.nodes)}
+        first = min(readers, key=order.__getitem__)
+        scale = None if smoothing is None else smoothing.scale
+        source = {"name": first.name, "location": first.location, "sources": first.sources}
+        smoothed = x
+        if scale is not None:
+            inverse = graph.add_constant((1.0 / scale).astype(np.float32), f"{first.name}.smooth", before=first)
+            smoothed = graph.insert("mul", [x, inverse], before=first, **source).output  # type: ignore[arg-type]
+        quantised = graph.insert("quantize_dynamic", [smoothed], before=first, **source)  # type: ignore[arg-type]
+        back = graph.insert("dequantize", quantised.outputs, before=first, **source).output  # type: ignore[arg-type]
+        for node in readers:
+            weight = np.asarray(graph.array(node.inputs[1]), np.float32)
+            q, row_scale = quantize_rows(weight if scale is None else weight * scale)
+            stem = node.inputs[1].name  # type: ignore[union-attr]
+            q_value = graph.add_constant(q, f"{stem}.int8", before=node)
+            s_value = graph.add_constant(row_scale, f"{stem}.scale", before=node)
+            w = graph.insert("dequantize", [q_value, s_value], before=node, name=node.name, sources=node.sources).output
+            new = graph.insert(
+                "linear", [back, w, *node.inputs[2:]], node.attrs, before=node, name=node.name, location=node.location,
+                sources=node.sources, hint=node.output.name,
+            )  # fmt: skip
+            graph.replace(node.output, new.output)
+            graph.erase(node)

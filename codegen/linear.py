@@ -13,8 +13,11 @@ from typing import NamedTuple
 
 from ..compiler.dims import Dim
 from ..compiler.errors import LoweringError
+from .expression import Context, Declared, Place, declare, emit_lanes, row_place
+from .operations import Typed
 from .render import LANES, template
-from .specs import ISA_LEVELS, LinearSpec
+from .row_plan import RowPlan
+from .specs import ISA_LEVELS, LinearSpec, Operand, RowProgram, Storage
 
 #: Raised when the packed layout changes; part of the layout's name.
 LAYOUT_VERSION = 1
@@ -23,6 +26,7 @@ LAYOUT_VERSION = 1
 STEP = {"f32": 1, "bf16": 2, "w8a8": 4}
 
 _X_BYTES = {"f32": 4, "bf16": 2, "w8a8": 1}
+_X_STORAGE: dict[str, Storage] = {"f32": "f32", "bf16": "bf16", "w8a8": "i8b"}
 
 #: The longest int8 row whose sums, and whose compensation of -128 * (sum of weights), fit int32.
 MAX_K_INT8 = (2**31 - 1) // (128 * 127)
@@ -67,19 +71,35 @@ def _row_pitch(size: int) -> int:
     return lines if lines % 512 else lines + 64
 
 
-def block_bytes(spec: LinearSpec, n: int, k: int) -> int:
-    """Scratch bytes of one worker for a weight ``[n, k]``: whole rows of x, of its scales and of row data."""
-    row = 0
+def _plans(spec: LinearSpec, isa: str) -> tuple[RowPlan | None, RowPlan | None]:
+    """How the rows of the prologue and of the row program are processed."""
+    before = after = None
     if spec.prologue is not None:
-        row += _row_pitch(k * _X_BYTES[spec.compute]) + 4
+        targets = {-1: Operand(_X_STORAGE[spec.compute]), -2: Operand("f32", "broadcast")}
+        before = RowPlan(spec.prologue, isa, targets=targets)
     if spec.row is not None:
-        row += _row_pitch(n * 4)
-    rows = min(max(BLOCK_BYTES // row, LEAST_ROWS), MOST_ROWS) if row else 0
-    return -(-row * (rows // 8 * 8) // 64) * 64
+        after = RowPlan(spec.row, isa, inputs={"row": Operand("f32")})
+    return before, after
+
+
+def _room(plan: RowPlan | None, isa: str) -> tuple[int, int]:
+    """Bytes of private memory of a row program: a constant, and bytes per element of the row rounded up to vectors."""
+    if plan is None:
+        return 0, 0
+    lanes = LANES[isa]
+    one, two = plan.scratch_bytes(lanes), plan.scratch_bytes(2 * lanes)
+    assert isinstance(one, int) and isinstance(two, int)
+    return 2 * one - two, -(-(two - one) // lanes)
+
+
+def _rooms(spec: LinearSpec, isa: str) -> list[tuple[int, int]]:
+    return [_room(plan, isa) for plan in _plans(spec, isa)]
 
 
 def scratch_bytes(spec: LinearSpec, dims: Sequence[Dim], isa: str) -> Dim:
-    """Private memory of one worker, in bytes; N and K, the second and third of ``dims``, must be known.
+    """Private memory of one worker, in bytes: rows of x, their scales and row data, and room for the row programs.
+
+    N and K, the second and third of ``dims``, must be known.
 
     Raises:
         LoweringError: the weight's shape is not known at compile time.
@@ -87,7 +107,15 @@ def scratch_bytes(spec: LinearSpec, dims: Sequence[Dim], isa: str) -> Dim:
     n, k = dims[1], dims[2]
     if not isinstance(n, int) or not isinstance(k, int):
         raise LoweringError(f"a linear of {n} x {k} has a weight of unknown shape", "weights are packed at compile time")
-    return block_bytes(spec, n, k)
+    lanes = LANES[isa]
+    room = max(c + e * -(-size // lanes) * lanes for (c, e), size in zip(_rooms(spec, isa), (k, n), strict=True))
+    row = 0
+    if spec.prologue is not None:
+        row += _row_pitch(k * _X_BYTES[spec.compute]) + 4
+    if spec.row is not None:
+        row += _row_pitch(n * 4)
+    rows = min(max(BLOCK_BYTES // row, LEAST_ROWS), MOST_ROWS) // 8 * 8 if row else 0
+    return -(-row * rows // 64) * 64 + -(-room // 64) * 64
 
 
 def tile_header(isa: str) -> str:
@@ -101,3 +129,72 @@ def tile_header(isa: str) -> str:
         "serial_work": SERIAL_WORK, "serial_rows": SERIAL_ROWS,
     }  # fmt: skip
     return template("cpu/linear_tile.hpp.j2", **context) + template("cpu/linear_drive.hpp.j2", **context)
+
+
+_PRODUCT = {"f32": "F32", "bf16": "BF16", "w8a8": "W8A8"}
+
+
+def render(spec: LinearSpec, isa: str, name: str) -> str:
+    """The C++ text of the kernel ``name``, after the tiles and loops it stands on.
+
+    Raises:
+        LoweringError: a step has no kernel, the tile reduces, or an int8 row is too long for int32 sums.
+    """
+    if spec.compute == "w8a8" and spec.k is not None and spec.k > MAX_K_INT8:
+        raise LoweringError(f"an int8 linear over {spec.k} inputs could overflow its int32 sums", f"limit: {MAX_K_INT8}")
+    quantized = spec.compute == "w8a8"
+    programs = (("a", spec.prologue), ("t", spec.tile), ("r", spec.row))
+    declarations: list[str] = []
+    names: dict[str, list[Declared]] = {}
+    pointer, dim = 5 if quantized else 2, 4
+    for prefix, program in programs:
+        if program is not None:
+            lines, names[prefix], pointer, dim = declare(program, prefix, pointer, dim)
+            declarations += lines
+    extra: dict[str, list[str]] = {}
+    for prefix, program in programs:
+        count = 0 if program is None else program.extra_dims
+        extra[prefix] = [f"{prefix}_dim{i}" for i in range(count)]
+        declarations += [f"const int64_t {prefix}_dim{i} = d[{dim + i}];" for i in range(count)]
+        dim += count
+    before, after = _plans(spec, isa)
+    prologue: list[str] = []
+    epilogue: list[str] = []
+    if spec.prologue is not None and before is not None:
+        own: dict[int | str, Place] = {-1: Place(f"(({_X_STORAGE[spec.compute]}*)x)"), -2: Place("scale")}
+        prologue = before.emit(_row_context(spec.prologue, names["a"], extra["a"], own, "K"))
+    if spec.row is not None and after is not None:
+        epilogue = after.emit(_row_context(spec.row, names["r"], extra["r"], {"row": Place("data")}, "N"))
+    context = {
+        "kernel": name, "summary": _summary(spec), "product": _PRODUCT[spec.compute], "declarations": declarations,
+        "quantized": quantized, "has_prologue": "true" if spec.prologue else "false", "has_row": "true" if spec.row else "false",
+        "tile": _tile(spec, names["t"], extra["t"]),
+        "prologue": prologue, "epilogue": epilogue, "rooms": _rooms(spec, isa), "scratch_dim": dim,
+    }  # fmt: skip
+    text: str = tile_header(isa) + template("cpu/linear.cpp.j2", **context)
+    return text
+
+
+def _summary(spec: LinearSpec) -> str:
+    parts = [f"linear {spec.compute}: {len(spec.tile.steps)} steps on the tile"]
+    if spec.prologue is not None:
+        parts.insert(0, f"{len(spec.prologue.steps)} steps before the")
+    if spec.row is not None:
+        parts.append(f"{len(spec.row.steps)} on whole rows")
+    return ", ".join(parts) if spec.prologue is None else " ".join(parts[:2]) + "".join(f", {p}" for p in parts[2:])
+
+
+def _places(program: RowProgram, names: list[Declared]) -> dict[int | str, Place]:
+    return {i: row_place(names, i, ["row"]) for i in range(len(program.operands))}
+
+
+def _tile(spec: LinearSpec, names: list[Declared], extra: list[str]) -> list[str]:
+    context = Context(
+        places={**_places(spec.tile, names), -1: Place("data")}, inputs={"acc": Typed("acc", "f32")}, column="column",
+        count="n", length="N", outer=["row"], extra=extra,
+    )  # fmt: skip
+    return emit_lanes(spec.tile, context, {-1: Operand("f32")} if spec.row is not None else {})
+
+
+def _row_context(program: RowProgram, names: list[Declared], extra: list[str], own: dict[int | str, Place], length: str) -> Context:
+    return Context(places={**_places(program, names), **own}, length=length, outer=["row"], extra=extra, scratch="room")

@@ -13,7 +13,6 @@ import typer
 from .feed import Arrays, Signature, Sizes, by_name, from_file, made_up, resized, shown
 from .loading import open_model
 from .memory import measure as measure_memory
-from .needs import isa_of
 from .options import ArtifactFile, Debug, Dims, Json, Threads, parse_dims
 from .output import print_facts, print_heading, print_json, print_table, rate, seconds, size
 from .source import load_source
@@ -121,7 +120,7 @@ def _kernels(model: Any, arrays: Arrays, threads: int) -> tuple[list[dict[str, A
     from ..backends.cpu.peaks import peaks
 
     unit = next(u for u in model.manifest["units"] if u["name"] == model.unit)
-    best = peaks(isa_of(unit), threads, fresh=True)
+    best = peaks(unit["isa"], threads, fresh=True)
     rows = []
     for launch in model.profile(**arrays):
         least = best.seconds(launch.flops, launch.bytes, launch.precision)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from json import dumps
 from typing import Any
 
 from ..runtime.archive import Archive
 from .loading import existing
 from .needs import runs_here, runs_on
 from .options import ArtifactFile, Debug, Json
-from .output import print_facts, print_heading, print_json, size
+from .output import print_facts, print_heading, print_json, print_table, size
 
 #: What the parts of the file are, by the beginning of their names.
 PARTS = {
@@ -19,6 +21,8 @@ PARTS = {
     "report.json": "report",
     "digest": "digest",
 }
+
+_NUMBER = re.compile(r"\.\d+(?=\.|$)")
 
 
 def inspect(artifact: ArtifactFile, json: Json = False, debug: Debug = False) -> None:
@@ -43,19 +47,70 @@ def show(
     name: str, manifest: Mapping[str, Any], report: Mapping[str, Any], sizes: Mapping[str, int], digest: str
 ) -> None:
     """The same for people."""
-    print_heading(f"{name}  ({size(sum(sizes.values()))})")
+    print_heading(f"{name}: {manifest['name']}, {size(sum(sizes.values()))}")
     bounds = ", ".join(f"{n} {b['min']}..{b['max']}" for n, b in manifest["symbols"].items())
     print_facts(
         [
             ("inputs", "\n".join(_port(p) for p in manifest["inputs"])),
             ("outputs", "\n".join(_port(p) for p in manifest["outputs"])),
             ("dimensions", bounds or "all fixed"),
+            ("left out", ", ".join(manifest["absent_inputs"])),
             ("runs on", runs_on(manifest)),
             ("not here", runs_here(manifest) or ""),
             ("parts", ", ".join(f"{part} {size(total)}" for part, total in _parts(sizes).items())),
+        ]
+    )
+    print_heading("precision per layer")
+    print_table(layers(manifest["units"][0]["launches"]), ("layer", "kernel", "precision", ""), right=(3,))
+    print_heading("provenance")
+    print_facts(
+        [
+            ("plan", _plain(manifest["plan"])),
+            ("pipeline", manifest["pipeline"]),
+            ("tools", ", ".join(f"{tool} {version}" for tool, version in manifest["tools"].items())),
+            ("source", _plain(manifest["source"])),
+            ("calibration", _plain(manifest["calibration"])),
             ("digest", digest),
         ]
     )
+
+
+def layers(launches: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str]]:
+    """Layer, kernel, precision and count of the launches; equal blocks of a stack (``layer.0``, ``layer.1``) share a line."""
+    groups: dict[tuple[str, str, str], list[tuple[str, ...]]] = {}
+    for launch in launches:
+        names = launch["sources"] or [launch["label"]]
+        shape = ", ".join(_NUMBER.sub(".*", name) for name in names)
+        numbers = tuple(dict.fromkeys(n for name in names for n in _NUMBER.findall(name)))
+        groups.setdefault((shape, launch["kernel"], launch["precision"]), []).append(numbers)
+    return [
+        (_with_ranges(shape, numbers), kernel, precision, f"x{len(numbers)}" if len(numbers) > 1 else "")
+        for (shape, kernel, precision), numbers in groups.items()
+    ]
+
+
+def _with_ranges(shape: str, numbers: Sequence[tuple[str, ...]]) -> str:
+    """``layer.*.dense`` with the numbers it stands for: ``layer.0..5.dense``; the star stays where they are mixed."""
+    if any(len(n) != 1 for n in numbers):
+        return shape
+    values = sorted({int(n[0].strip(".")) for n in numbers})
+    if values == list(range(values[0], values[-1] + 1)):
+        return shape.replace(".*", f".{values[0]}" if len(values) == 1 else f".{{{values[0]}..{values[-1]}}}")
+    return shape
+
+
+def _plain(value: Any) -> str:
+    """Data of the manifest as short text."""
+    if value is None:
+        return ""
+    if isinstance(value, Mapping):
+        return "\n".join(f"{key} = {_inline(item)}" for key, item in value.items())
+    return _inline(value)
+
+
+def _inline(value: Any) -> str:
+    text = value if isinstance(value, str) else dumps(value)
+    return text if len(text) <= 160 else text[:157] + "..."
 
 
 def _port(port: Mapping[str, Any]) -> str:

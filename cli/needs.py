@@ -6,22 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def isa_of(unit: Mapping[str, Any]) -> str:
-    """The ISA level of a unit: the highest whose CPU features it requires."""
-    from ..backends.cpu.isa import level
-    from ..codegen.specs import ISA_LEVELS
-
-    flags = set(unit["requires"].get("cpu_flags", ()))
-    return [name for name in ISA_LEVELS if flags.issuperset(level(name).cpu_flags)][-1]
-
-
 def runs_on(manifest: Mapping[str, Any]) -> str:
     """Where an artifact runs, in words; a line for each unit."""
     lines = []
     for unit in manifest["units"]:
         requires = unit["requires"]
         libc = f", glibc {requires['glibc']} or newer" if requires.get("glibc") else ""
-        lines.append(f"Linux {requires['machine']}, cpu:{isa_of(unit)}{libc}")
+        lines.append(f"Linux {requires['machine']}, cpu:{unit['isa']}{libc}")
     return "\n".join(lines) + "; Python with numpy, no PyTorch"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import PlanishError
 from .compare import compare
 from .feed import Signature, Sizes, by_name, resized, shown
+from .loading import open_model
 from .output import seconds
 from .source import Source
 from .timing import interleaved
@@ -61,11 +62,9 @@ class Measured:
 
 def measure_result(path: Path, source: Source) -> Measured:
     """Load the file, run it beside its source for a second, compare their outputs."""
-    from ..runtime import load
-
     weights = _source_bytes(source)
     try:
-        model = load(path)
+        model = open_model(path)
     except PlanishError as error:  # compiled for another machine
         return Measured(why_not=error.message, source_bytes=weights)
     import torch

@@ -10,22 +10,24 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
 import random
 import statistics
 import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from . import data
 from .contender import Contender, Runner, chosen, registry
-from .machine import cores, cpu_name, pin, versions
+from .machine import busy_seconds, cores, cpu_name, pin, versions
+
+T = TypeVar("T")
 
 #: how long one visit should last; short calls are repeated
 VISIT_SECONDS = 0.03
@@ -46,6 +48,15 @@ class Quality(TypedDict):
     mean: float
     p1: float
     min: float
+
+
+def others_share(used: Sequence[int], work: Callable[[], T]) -> tuple[T, float]:
+    """Do the work; its result, and the share of these cores' time that other processes took meanwhile."""
+    busy, own, start = busy_seconds(used), time.process_time(), time.perf_counter()
+    result = work()
+    elapsed = time.perf_counter() - start
+    taken = busy_seconds(used) - busy - (time.process_time() - own)
+    return result, max(0.0, taken / (elapsed * len(used)))
 
 
 def interleave(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, Samples]:
@@ -110,10 +121,10 @@ def reference_runner() -> Runner:
     return Eager("reference", "f32").open(None, threads=1)
 
 
-def compare_speed(
-    contenders: Sequence[Contender], shape: data.Shape, seconds: float, threads: Sequence[int], failed: dict[str, str]
-) -> dict[str, Samples]:
-    """Time the contenders at one shape, with each of the thread counts; who fails is noted and left out."""
+def open_all(
+    contenders: Sequence[Contender], shape: data.Shape, threads: Sequence[int], failed: dict[str, str]
+) -> dict[str, Callable[[], object]]:
+    """The contenders' calls at one shape, with each of the thread counts; who fails is noted and left out."""
     inputs = data.timed(shape)
     wanted = embedding(reference_runner()(inputs))
     calls: dict[str, Callable[[], object]] = {}
@@ -128,7 +139,7 @@ def compare_speed(
                 failed[contender.name] = f"{data.label(shape)}: {error}"[:300]
                 continue
             calls[contender.name if len(threads) == 1 else f"{contender.name} @ {count}"] = _call(run, inputs)
-    return interleave(calls, seconds)
+    return calls
 
 
 def _call(run: Runner, inputs: data.Inputs) -> Callable[[], object]:
@@ -162,9 +173,12 @@ def main() -> None:
     if len(counts) > 1:
         contenders = [c for c in contenders if c.threads_per_model]
     speed: dict[str, dict[str, Samples]] = {}
+    others: dict[str, float] = {}
     for shape in shapes:
         print(f"timing {data.label(shape)} ...", file=sys.stderr, flush=True)
-        speed[data.label(shape)] = compare_speed(contenders, shape, options.seconds, counts, failed)
+        calls = open_all(contenders, shape, counts, failed)
+        measure = partial(interleave, calls, options.seconds)
+        speed[data.label(shape)], others[data.label(shape)] = others_share(used, measure)
 
     cosines: dict[str, Quality] = {}
     if options.sentences:
@@ -181,7 +195,7 @@ def main() -> None:
     result = {
         "cpu": cpu_name(),
         "cores": used,
-        "load": os.getloadavg()[0],
+        "others": others,
         "versions": versions(),
         "speed": speed,
         "quality": cosines,

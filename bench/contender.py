@@ -29,6 +29,8 @@ class Contender(ABC):
     precision: Precision
     #: packages whose versions the prepared files depend on
     packages: ClassVar[tuple[str, ...]] = ()
+    #: modules that are imported before it is opened, where that is timed on its own
+    libraries: ClassVar[tuple[str, ...]] = ()
     #: raise it when the way of preparing changes
     recipe: ClassVar[int] = 1
     #: planish itself, not a peer
@@ -54,10 +56,6 @@ class Contender(ABC):
     @abstractmethod
     def open(self, shape: Shape | None, threads: int) -> Runner:
         """Load what was prepared: for one shape as fast as it can be, or for any shape where that is None."""
-
-    def note(self) -> str:
-        """What a reader of the table should know about it."""
-        return ""
 
 
 def registry() -> list[Contender]:

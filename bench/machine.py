@@ -87,3 +87,14 @@ def private_memory() -> int:
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
     raise OSError("the system does not say how much memory a process has")
+
+
+def busy_seconds(chosen: Sequence[int]) -> float:
+    """Seconds these cores have worked since boot, for whatever process, time stolen by other machines included."""
+    ticks = 0
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *fields = line.split()
+        if name in {f"cpu{core}" for core in chosen}:
+            user, nice, system, _idle, _iowait, irq, softirq, steal = (int(field) for field in fields[:8])
+            ticks += user + nice + system + irq + softirq + steal
+    return ticks / os.sysconf("SC_CLK_TCK")

@@ -20,6 +20,7 @@ class Planish(Contender):
     """An artifact with a dynamic batch and length: the same file at every shape."""
 
     own: ClassVar[bool] = True
+    libraries: ClassVar[tuple[str, ...]] = ("planish.runtime",)
 
     def __init__(self, plan: str, precision: Precision) -> None:
         self.plan = plan

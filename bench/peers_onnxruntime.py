@@ -15,6 +15,7 @@ class OnnxRuntime(Contender):
     """Exported by TorchScript with attention spelt out: the one spelling whose attention the optimizer fuses."""
 
     packages: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnx", "torch", "transformers")
+    libraries: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 
     def __init__(self, name: str, precision: Precision) -> None:
         self.name = name

@@ -15,6 +15,7 @@ class OpenVINO(Contender):
     """Converted from PyTorch, compiled for one static shape where one is known (a few per cent faster than dynamic)."""
 
     packages: ClassVar[tuple[str, ...]] = ("openvino", "nncf", "torch", "transformers")
+    libraries: ClassVar[tuple[str, ...]] = ("openvino",)
 
     def __init__(self, name: str, precision: Precision, weights: str, hint: str) -> None:
         self.name = name

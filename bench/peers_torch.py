@@ -16,6 +16,7 @@ from .data import Inputs, Shape
 class Eager(Contender):
     """What a user has before doing anything: transformers with scaled_dot_product_attention, inference mode."""
 
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers")
     threads_per_model: ClassVar[bool] = False
 
     def __init__(self, name: str, precision: Precision) -> None:
@@ -49,6 +50,7 @@ class Inductor(Contender):
     """AOTInductor with frozen weights and a dynamic batch and length; takes a minute or two to prepare."""
 
     packages: ClassVar[tuple[str, ...]] = ("torch", "transformers")
+    libraries: ClassVar[tuple[str, ...]] = ("torch",)
     threads_per_model: ClassVar[bool] = False
     name = "AOTInductor f32"
     precision: Precision = "f32"

@@ -1,11 +1,12 @@
-"""Prepare one contender in a process of its own: ``python -m planish.bench.prepare NAME``.
+"""Prepare contenders, each in a process of its own: ``python -m planish.bench.prepare NAME | --all [--only WORDS]``.
 
 A converter that crashes, leaks or changes global settings thus disturbs nobody. The files appear under their final name
-only when everything went well.
+only when everything went well. ``--all`` prints, as JSON, why a contender cannot take part.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -15,8 +16,8 @@ import time
 import warnings
 from collections.abc import Iterable
 
-from .contender import Contender, named
-from .machine import BENCH, PEERS_PYTHON, thread_environment
+from .contender import Contender, chosen, named, registry
+from .machine import thread_environment
 
 
 def prepare(contender: Contender) -> None:
@@ -33,20 +34,6 @@ def prepare(contender: Contender) -> None:
     part.rename(final)
 
 
-def peers_process(module: str, *arguments: str, threads: int = 1, quiet: bool = False) -> tuple[int, str]:
-    """Run a module of this package in the peers' environment; its status, and what it wrote to stderr where quiet."""
-    done = subprocess.run(
-        [str(PEERS_PYTHON), "-m", f"planish.bench.{module}", *arguments],
-        cwd=BENCH,
-        env={**os.environ, **thread_environment(threads)},
-        stderr=subprocess.PIPE if quiet else None,
-        stdout=subprocess.DEVNULL if quiet else None,
-        text=True,
-        check=False,
-    )
-    return done.returncode, done.stderr or ""
-
-
 def prepare_all(contenders: Iterable[Contender]) -> dict[str, str]:
     """Prepare what is not yet; for each contender that cannot take part the reason."""
     missing: dict[str, str] = {}
@@ -57,17 +44,34 @@ def prepare_all(contenders: Iterable[Contender]) -> dict[str, str]:
             missing[contender.name] = "its artifact has not been compiled"
             continue
         print(f"preparing {contender.name} ...", file=sys.stderr, flush=True)
-        status, errors = peers_process("prepare", contender.name, threads=2, quiet=True)
-        if status:
-            last = [line for line in errors.strip().splitlines() if line.strip()]
-            missing[contender.name] = f"could not be prepared: {last[-1][:200] if last else f'status {status}'}"
+        done = subprocess.run(
+            [sys.executable, "-m", __spec__.name, contender.name],
+            env={**os.environ, **thread_environment(2)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            lines = [line for line in done.stderr.splitlines() if line.strip()]
+            missing[contender.name] = (lines[-1] if lines else f"status {done.returncode}")[:300]
     return missing
 
 
 def main() -> None:
-    """Prepare the contender named on the command line."""
+    """Prepare the contender named on the command line, or all of them."""
+    parser = argparse.ArgumentParser(description="Prepare the contenders.")
+    parser.add_argument("name", nargs="?")
+    parser.add_argument("--all", action="store_true")
+    parser.add_argument("--only", default="")
+    options = parser.parse_args()
     warnings.filterwarnings("ignore")
-    prepare(named(sys.argv[1]))
+    if options.all:
+        print(json.dumps(prepare_all(chosen(registry(), options.only))))
+    elif options.name:
+        prepare(named(options.name))
+    else:
+        parser.error("name a contender, or say --all")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Usage: ``python bench/peers/setup.py [--python PYTHON] [--clear] [--index URL]``
 
 It installs the pinned peers and then planish itself, editable and without its dependencies: the runtime needs numpy
-alone, and this proves it. Running it again does nothing while ``requirements.txt`` is unchanged.
+alone, and this proves it. Running it again installs the peers only where ``requirements.txt`` has changed.
 """
 
 from __future__ import annotations

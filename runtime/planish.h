@@ -114,10 +114,11 @@ PLANISH_EXPORT int32_t planish_shape(const int64_t* symbols, int32_t kind, int32
 /* A model over weights that the caller keeps alive and unchanged; 64-byte aligned. `host` may be null. */
 PLANISH_EXPORT int32_t planish_create(const planish_host_api* host, const void* weights, uint64_t bytes,
                                       planish_model** model, planish_error* error);
+/* Its contexts stay valid; the memory goes with the last of them. */
 PLANISH_EXPORT void planish_destroy(planish_model*);
 
 /* A context serves one call at a time with at most `threads` threads; null: out of memory. */
-PLANISH_EXPORT planish_context* planish_context_create(const planish_model*, int32_t threads);
+PLANISH_EXPORT planish_context* planish_context_create(planish_model*, int32_t threads);
 PLANISH_EXPORT void planish_context_destroy(planish_context*);
 
 /* Runs the model. inputs, outputs, states: one pointer per port, C-contiguous, aligned to the element; an input may not

@@ -1,0 +1,8 @@
+"""The artifact ``X.planish``: what is in it, how it is written, what it says about where it came from."""
+
+from __future__ import annotations
+
+from .provenance import hash_bytes, hash_file, required_glibc, tool_versions
+from .writer import HostPart, Package, UnitPart
+
+__all__ = ["HostPart", "Package", "UnitPart", "hash_bytes", "hash_file", "required_glibc", "tool_versions"]

@@ -1,0 +1,110 @@
+"""The CPU as a target: what it can do, its passes, and how a graph becomes a shared object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...codegen.program import Program
+from ...codegen.specs import ISA_LEVELS
+from ...compiler.errors import LoweringError
+from ...compiler.graph import Graph, Node
+from ...compiler.target import Capabilities, Target
+from . import isa
+from .fuse import Fuse
+from .legalize import Legalize
+
+if TYPE_CHECKING:
+    from ...compiler.pass_protocol import Pass
+
+
+@dataclass(frozen=True)
+class CpuBackend:
+    """Generated C++ for x86-64 at four ISA levels."""
+
+    name: str = "cpu"
+    levels: tuple[str, ...] = ISA_LEVELS
+
+    def detect(self) -> str:
+        """The highest level that this machine runs."""
+        return isa.detect()
+
+    def capabilities(self, target: Target) -> Capabilities:
+        """Linears in f32, bf16 and int8; attention in bf16 first where the CPU multiplies bf16, else in f32."""
+        fast_bf16 = target.level == "avx512-bf16"
+        return Capabilities(
+            {
+                "linear": ("f32", "bf16", "w8a8-dynamic"),
+                "attention": ("bf16", "f32") if fast_bf16 else ("f32", "bf16"),
+                "rest": ("f32",),
+            },
+            features=isa.level(target.level).cpu_flags,
+        )
+
+    def passes(self, target: Target) -> Mapping[str, Sequence[Pass]]:
+        return {"legalize": (Legalize(),), "fuse": (Fuse(),)}
+
+    def supports(self, node: Node, target: Target) -> str | None:
+        """None if ``node`` lowers on its own, else the reason why not."""
+        piece = Graph("probe")
+        piece.symbols = {} if node._graph is None else dict(node._graph.symbols)
+        env = {}
+        for value in node.operands:
+            array = None if node._graph is None else node._graph.array(value)
+            env[value] = piece.add_input(value.name, value.type) if array is None else piece.add_constant(array, value.name, value.dtype)
+        twin = piece.insert(node.op, [None if v is None else env[v] for v in node.inputs], node.attrs,
+                            regions=[r.copy() for r in node.regions])  # fmt: skip
+        piece.outputs = list(twin.outputs)
+        try:
+            from ...compiler.pass_protocol import PassContext
+
+            Legalize().run(piece, PassContext())
+            self.lower(piece, target)
+        except LoweringError as error:
+            return error.message
+        return None
+
+    def lower(self, graph: Graph, target: Target) -> Program:
+        """Kernel specs, launches and packed weights. Pure.
+
+        Raises:
+            LoweringError: there is no kernel for a node.
+        """
+        from .lower import lower
+
+        return lower(graph, target.level)
+
+    def build(self, unit: Program, directory: Path | None = None) -> tuple[bytes, str]:
+        """The shared object of a program and its source text; cached by digest.
+
+        Raises:
+            ToolchainError: there is no compiler, or it failed.
+        """
+        from ...codegen.unit import render_unit
+        from . import toolchain
+
+        text = render_unit(unit)
+        return toolchain.build(text, unit.isa).read_bytes(), text
+
+    def build_host(self) -> tuple[bytes, str]:
+        """The thread pool that artifacts carry: (shared object, source text)."""
+        from ...codegen.unit import host_source
+        from . import toolchain
+
+        text = host_source()
+        return toolchain.build(text, "portable").read_bytes(), text
+
+    def measure(self, requests: Sequence[Any], target: Target) -> list[float]:
+        """Seconds of each request: (graph, inputs, threads), the median of interleaved runs of the kernels that would ship.
+
+        Raises:
+            LoweringError: a graph has no kernel.
+        """
+        from .measure import measure
+
+        return measure(self, requests, target)
+
+
+BACKEND = CpuBackend()

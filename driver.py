@@ -1,0 +1,308 @@
+"""The way of a model through the house, readable top to bottom: capture, passes, lower, build, package."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .compiler.artifact.provenance import hash_bytes, tool_versions
+from .compiler.artifact.writer import HostPart, Package, UnitPart
+from .compiler.errors import UsageError
+from .compiler.graph import Graph
+from .compiler.ops import schema
+from .compiler.pass_protocol import Instrument, PassContext
+from .compiler.pipeline import Pipeline, describe
+from .compiler.plan import Plan
+from .compiler.target import Target, backend, find_target
+from .passes import presets
+from .passes.precision import CALIBRATION, EXPANSION, PLAN, PRECISION
+
+if TYPE_CHECKING:
+    from .compiler.capture.torch_export import Captured
+    from .runtime.model import Model
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class Artifact:
+    """A compiled model: save it, or load it right away.
+
+    Attributes:
+        package: what goes into the file.
+        graph: the graph as it was lowered, for inspection.
+        report: how the compilation went: ``notes`` of the passes, ``seconds`` per phase, ``unfused`` reasons.
+    """
+
+    package: Package
+    graph: Graph
+    report: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What the file says about itself (``compiler/artifact/manifest.py`` lists the keys)."""
+        return self.package.manifest
+
+    @property
+    def plan(self) -> Plan:
+        """The precision plan the model was compiled with."""
+        return Plan.of(self.report["plan"]) if self.report.get("plan") else Plan()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the artifact: whole or not at all.
+
+        Raises:
+            PlanishError: it cannot be written there.
+        """
+        self.package.save(path)
+
+    def load(self, threads: int | None = None, concurrency: int = 1) -> Model:
+        """The model, running from a private temporary copy.
+
+        Raises:
+            ArtifactError: it needs an ISA that this CPU lacks.
+        """
+        from .runtime import load
+
+        descriptor, path = tempfile.mkstemp(suffix=".planish")
+        os.close(descriptor)
+        try:
+            self.save(path)
+            return load(path, threads=threads, concurrency=concurrency)
+        finally:
+            os.unlink(path)  # the loaded model keeps the file open
+
+
+@dataclass(frozen=True)
+class Built:
+    """One variant: the program, its shared object and text."""
+
+    program: Any
+    binary: bytes
+    source: str
+    graph: Graph
+    notes: tuple[Any, ...]
+    seconds: dict[str, float]
+    pipeline: Pipeline
+    data: dict[str, Any]
+
+
+def build(
+    graph: Graph,
+    plan: Plan,
+    target: Target,
+    *,
+    pipeline: Pipeline | None = None,
+    calibration: Sequence[Mapping[str, np.ndarray]] = (),
+    instruments: Sequence[Instrument] = (),
+    progress: Progress | None = None,
+) -> Built:
+    """Everything after *decide*: a captured graph and a plan to machine code. Pure: ``graph`` is left as it is.
+
+    Args:
+        graph: as captured.
+        plan: the precision of every part.
+        target: with its level filled in.
+        pipeline: passes in order; None is the target's preset.
+        calibration: example inputs for weight methods that want some.
+        instruments: around every pass.
+        progress: called with (what, done, total).
+
+    Raises:
+        UsageError: the plan does not fit the model or the target.
+        PassError: a pass failed.
+        LoweringError: the target has no kernel for a node.
+        ToolchainError: there is no compiler, or it failed.
+    """
+    family = backend(target.backend)
+    pipeline = preset(target) if pipeline is None else pipeline
+    working = graph.copy()
+    context = PassContext(target=target, data={PLAN: plan, CALIBRATION: list(calibration)}, progress=progress)
+    began = time.perf_counter()
+    result = pipeline.run(working, context, instruments)
+    passed = time.perf_counter()
+    program = family.lower(working, target)
+    lowered = time.perf_counter()
+    if progress is not None:
+        progress("building kernels", 0, 0)
+    binary, source = family.build(program, Path())
+    seconds = {"passes": passed - began, "lower": lowered - passed, "build": time.perf_counter() - lowered}
+    return Built(program, binary, source, working, result.notes, seconds, pipeline, context.data)
+
+
+def preset(target: Target) -> Pipeline:
+    """The passes for ``target``, in order: those for every target with the target's own in their slots."""
+    return presets.default().fill(backend(target.backend).passes(target))
+
+
+def compile(
+    model: Any,
+    args: Any = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
+    target: str | Target = "cpu",
+    precision: Any = None,
+    passes: Iterable[Any] = (),
+    pipeline: str | Pipeline | None = None,
+    dump: str | os.PathLike[str] | None = None,
+    check_each_pass: bool = False,
+    progress: Progress | None = None,
+    debug: bool = False,
+) -> Artifact:
+    """Compile a model into one file that runs without PyTorch.
+
+    Args:
+        model: an ``nn.Module``, a ``torch.export.ExportedProgram``, or the path of a ``.pt2`` file.
+        args, kwargs: example inputs as ``torch.export.export`` takes them; a lone tensor or mapping means the only
+            argument or the keywords. They fix the shapes that ``dynamic_shapes`` leaves fixed, and int8 linears are smoothed on
+            them, so make them typical.
+        dynamic_shapes: torch.export's notation; every symbol ends with bounds.
+        target: ``cpu`` (this machine), ``cpu:portable``, ``cpu:avx2``, ``cpu:avx512-vnni``, ``cpu:avx512-bf16``.
+        precision: None (f32), a name (``bf16``, ``w8a8-dynamic``), ``{glob of source names: name}``, a plan, or a TOML file.
+        passes: extra passes and rules; ``planish.after("fuse", mine)`` says where, else they run in the slot ``custom``.
+        pipeline: replaces the preset: its text form, or a ``Pipeline``.
+        dump: folder for the graph after every pass.
+        check_each_pass: verify the graph and compare its numbers with the source's after every pass.
+        progress: called with (what, done, total) as work proceeds.
+        debug: show torch.export's own log.
+
+    Returns:
+        The artifact.
+
+    Raises:
+        CaptureError: the model cannot be captured; names every unsupported op with its source line.
+        UsageError: an argument makes no sense.
+        PassError, LoweringError, ToolchainError: see :func:`build`.
+    """
+    chosen = find_target(target)
+    plan = Plan.of(precision)
+    order = _pipeline(pipeline, chosen).extended(passes)
+    began = time.perf_counter()
+    if progress is not None:
+        progress("capturing the model", 0, 0)
+    from .compiler.capture.torch_export import capture
+
+    captured = capture(model, args, kwargs, dynamic_shapes=dynamic_shapes, debug=debug)
+    took = {"capture": time.perf_counter() - began}
+    calibration = [captured.examples] if captured.examples else []
+    built = build(
+        captured.graph, plan, chosen, pipeline=order, calibration=calibration, progress=progress,
+        instruments=_instruments(captured, dump, check_each_pass),
+    )  # fmt: skip
+    artifact = package(captured, built, plan, chosen, model, calibration)
+    artifact.report["seconds"] = {**took, **built.seconds}
+    artifact.report["notes"] = [*captured.notes, *artifact.report["notes"]]
+    return artifact
+
+
+def _pipeline(given: str | Pipeline | None, target: Target) -> Pipeline:
+    if given is None:
+        return preset(target)
+    if isinstance(given, Pipeline):
+        return given
+    return Pipeline.parse(given, known_passes(target))
+
+
+def known_passes(target: Target | None = None) -> dict[str, Callable[..., Any]]:
+    """Every pass there is by name: those for every target, the target's own, and those of plugins.
+
+    Raises:
+        UsageError: two passes have the same name.
+    """
+    from .compiler.plugins import registered_passes
+
+    own = {} if target is None else {p.name: type(p) for ps in backend(target.backend).passes(target).values() for p in ps}
+    return {**registered_passes({**presets.PASSES, **own})}
+
+
+def _instruments(captured: Captured, dump: str | os.PathLike[str] | None, check: bool) -> list[Instrument]:
+    from .compiler.instruments import Dump, Verify
+    from .compiler.numeric_check import NumericCheck
+
+    found: list[Instrument] = []
+    if dump is not None:
+        found.append(Dump(Path(dump)))
+    if check:
+        if not captured.examples:
+            raise UsageError("the numbers cannot be checked without example inputs", "give args or kwargs")
+        found.extend([Verify(), NumericCheck(captured.examples)])
+    return found
+
+
+def package(
+    captured: Captured, built: Built, plan: Plan, target: Target, model: Any, calibration: Sequence[Mapping[str, np.ndarray]]
+) -> Artifact:
+    """Put binary, weights, manifest and report together."""
+    from .backends.cpu import isa, toolchain
+    from .codegen.unit import describe as describe_unit
+
+    family = backend(target.backend)
+    host, host_source = family.build_host()  # type: ignore[attr-defined]
+    level = isa.level(target.level)
+    machine = platform.machine() if level.machine == "any" else level.machine
+    unit = UnitPart(
+        f"{target.backend}-{target.level}", built.binary, built.source, describe_unit(built.program),
+        built.program.weights, machine, level.cpu_flags, isa.compiler_flags(target.level),
+    )  # fmt: skip
+    notes = [str(n) for n in built.notes]
+    report = {
+        "notes": notes,
+        "plan": plan.to_data(),
+        "precision": built.data.get(PRECISION, {}),
+    }
+    content = Package(
+        name=captured.class_name or captured.graph.name,
+        units=[unit],
+        hosts=[HostPart(host, host_source, machine)],
+        structure=captured.structure,
+        plan={"rules": plan.to_data(), "expansion": built.data.get(EXPANSION, {}), "layers": built.data.get(PRECISION, {})},
+        pipeline=str(built.pipeline),
+        passes={describe(p): p.version for p in built.pipeline},
+        ops={op: schema(op).version for op in sorted(_ops(built.graph))},
+        tools=tool_versions(toolchain.find_compiler().version),
+        source={"sha256": captured.source},
+        calibration=_hash_of(calibration),
+        absent_inputs=_absent(captured, model),
+        report=report,
+    )
+    return Artifact(content, built.graph, {**report, "notes": list(built.notes)})
+
+
+def _ops(graph: Graph) -> set[str]:
+    found = {n.op for n in graph.nodes}
+    for node in graph.nodes:
+        for region in node.regions:
+            found |= _ops(region)
+    return found
+
+
+def _hash_of(batches: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Any] | None:
+    if not batches:
+        return None
+    parts = [part for batch in batches for name in sorted(batch) for part in
+             (name.encode(), str(batch[name].shape).encode(), np.ascontiguousarray(batch[name]).tobytes())]  # fmt: skip
+    return {"sha256": hash_bytes(*parts), "batches": len(batches)}
+
+
+def _absent(captured: Captured, model: Any) -> list[str]:
+    """Parameters of the source's forward that this artifact was compiled without."""
+    forward = getattr(model, "forward", None)
+    if forward is None:
+        return []
+    given = {str(i.path[1]) for i in captured.inputs if len(i.path) > 1} | {i.name for i in captured.inputs}
+    names = [
+        name for name, p in inspect.signature(forward).parameters.items()
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and name not in given
+    ]  # fmt: skip
+    positional = {i.path[1] for i in captured.inputs if i.path[0] == "args" and len(i.path) > 1}
+    return [n for i, n in enumerate(names) if i not in positional]

@@ -1,0 +1,79 @@
+"""hoist-casts: round once, where the value is made, instead of once per view of it.
+
+``cast(transpose(reshape(slice(x))))`` for Q, K and V becomes three views of one ``cast(x)``, which then fuses into the
+kernel that makes ``x``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..compiler.graph import Graph, Node, Value
+from ..compiler.pass_protocol import PassContext, PassResult
+from ..compiler.types import DType
+from .fusion import SOURCES, VIEWS
+
+
+def _leaves(value: Value, outputs: set[Value]) -> list[Node] | None:
+    """The nodes that read ``value`` through views; None if a view of it is an output of the graph."""
+    if value in outputs:
+        return None
+    found: list[Node] = []
+    for user in value.users:
+        if user.op not in VIEWS:
+            found.append(user)
+            continue
+        deeper = _leaves(user.output, outputs)
+        if deeper is None:
+            return None
+        found.extend(deeper)
+    return found
+
+
+@dataclass(frozen=True)
+class HoistCasts:
+    """Move casts to a narrower float in front of the views between them and what makes the value."""
+
+    name: ClassVar[str] = "hoist-casts"
+    version: ClassVar[int] = 1
+
+    def run(self, graph: Graph, context: PassContext) -> PassResult:
+        outputs, moved = set(graph.outputs), 0
+        for node in list(graph.nodes):
+            if node.op in VIEWS or node.op in SOURCES:
+                continue
+            for value in node.outputs:
+                leaves = _leaves(value, outputs)
+                if not leaves or not any(u.op in VIEWS for u in value.users):
+                    continue
+                dtypes = {u.attrs["dtype"] if u.op == "cast" else None for u in leaves}
+                dtype = dtypes.pop() if len(dtypes) == 1 else None
+                if dtype not in (DType.bf16, DType.f16) or not value.dtype.is_float or dtype.size >= value.dtype.size:
+                    continue
+                self._hoist(graph, value, dtype)
+                moved += 1
+        graph.sweep()
+        return PassResult(bool(moved))
+
+    def _hoist(self, graph: Graph, value: Value, dtype: DType) -> None:
+        assert value.node is not None
+        node = value.node
+        narrow = graph.insert(
+            "cast", [value], {"dtype": dtype}, before=node._next, name=node.name, location=node.location,
+            sources=node.sources,
+        )  # fmt: skip
+        self._redirect(graph, value, narrow.output, narrow)
+
+    def _redirect(self, graph: Graph, wide: Value, narrow: Value, but: Node) -> None:
+        """Give every cast that reads ``wide`` through views the same view of ``narrow``."""
+        for user in wide.users:
+            if user is but:
+                continue
+            if user.op == "cast":
+                graph.replace(user.output, narrow)
+                continue
+            view = graph.insert(
+                user.op, [narrow], user.attrs, before=user, name=user.name, location=user.location, sources=user.sources
+            )
+            self._redirect(graph, user.output, view.output, but)

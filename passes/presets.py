@@ -1,0 +1,36 @@
+"""The orders in which passes run, each with its why, and the names by which the command line knows the passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..compiler.pipeline import Pipeline, Slot
+from .attention import RecognizeAttention
+from .canonicalize import Canonicalize
+from .fold import Fold
+from .hoist_casts import HoistCasts
+from .merge_linear import MergeLinear
+from .precision import ResolvePlan
+from .quantize import Quantize
+from .recognize import Recognize
+
+#: The passes for every target, by name.
+PASSES: dict[str, Callable[..., Any]] = {
+    p.name: p
+    for p in (Canonicalize, Fold, RecognizeAttention, Recognize, ResolvePlan, MergeLinear, Quantize, HoistCasts)
+}
+
+
+def default() -> Pipeline:
+    """The order for every target; the target fills the slots ``legalize``, ``fuse`` and ``layout``.
+
+    Canonical form first, so that the recognisers meet one spelling; recognition before the plan is resolved, because the
+    plan speaks of linears and attention; the user's passes once the graph is in its final vocabulary; merging after the
+    plan, because linears of different precision must stay apart; casts are hoisted after quantisation has made them.
+    """
+    return Pipeline((
+        Canonicalize(), Fold(), Canonicalize(), Recognize(), RecognizeAttention(), Canonicalize(), Slot("custom"),
+        ResolvePlan(), MergeLinear(), Canonicalize(), Quantize(), HoistCasts(), Slot("legalize"), Fold(), Canonicalize(),
+        Slot("fuse"), Slot("layout"),
+    ))  # fmt: skip

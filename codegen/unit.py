@@ -283,7 +283,7 @@ def describe(program: Program) -> dict[str, Any]:
     weights = sorted((b for b in program.buffers if b.kind == "weight"), key=lambda b: b.offset)
     return {
         "isa": program.isa,
-        "symbols": {name: {"min": low, "max": high} for name, (low, high) in program.symbols.items()},
+        "symbols": [{"name": name, "min": low, "max": high} for name, (low, high) in program.symbols.items()],
         "inputs": [_port(p) for p in program.inputs],
         "outputs": [_port(p) for p in program.outputs],
         "states": [_port(p) for p in program.states],

@@ -128,7 +128,9 @@ class MatmulSpec:
 
     pointers: a, b, c, then the tile's operands.
     dims: batch rank R (compile-time ``batch_rank``): R batch sizes, M, N, K, then for a, b and c each: R batch strides,
-    row stride, column stride; then per tile operand: R batch strides, row stride, column stride.
+    row stride, column stride; then per tile operand: R batch strides, row stride, column stride; then the extra dims.
+    tile: elementwise steps on the virtual input ``acc`` (f32; f64, i32, i64 for those types); a store to operand -1 goes to
+    c, whose storage type is ``out``. Integers wrap around; operands cannot gather.
     """
 
     dtype: Literal["f32", "bf16", "f64", "i32", "i64"]

@@ -142,7 +142,7 @@ def expand(precision: Precision, capabilities: Capabilities) -> dict[Kind, Preci
     there = capabilities.of("linear")
     if precision.name not in there:
         raise UsageError(
-            f"the target has no kernel for a linear in {precision.name}", f"it has {' and '.join(there) or 'none'}"
+            f"the target has no kernel for a linear in {precision.name}", f"it has {', '.join(there) or 'none'}"
         )
     below = precision.name != "f32" and "bf16" in capabilities.of("attention")
     return {"linear": precision, "attention": PRECISIONS["bf16"] if below else f32, "rest": f32}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,10 +23,21 @@ WORDS: dict[str, Any] = {"none": None, "true": True, "false": False, **{d.value:
 RESERVED = {*WORDS, "inf", "nan", "_"}
 
 
+#: Digests of the arrays alive, by identity: constants are never written, and hashing all weights takes a second.
+_digests: dict[int, tuple[weakref.ref[np.ndarray], str]] = {}
+
+
 def digest(array: np.ndarray) -> str:
     """``sha256:`` and 16 hex digits over element type, shape and bytes."""
-    head = f"{array.dtype.str}{list(array.shape)}".encode()
-    return "sha256:" + hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
+    key = id(array)
+    if key in _digests and _digests[key][0]() is array:
+        return _digests[key][1]
+    sha = hashlib.sha256(f"{array.dtype.str}{list(array.shape)}".encode())
+    sha.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    text = "sha256:" + sha.hexdigest()[:16]
+    if array.size >= 1 << 16:
+        _digests[key] = (weakref.ref(array, lambda _: _digests.pop(key, None)), text)
+    return text
 
 
 def print_attr(value: Any) -> str:

@@ -41,11 +41,12 @@ class Reader:
 
     def error(self, expected: str) -> UsageError:
         rest = self.text[self.at :].split("\n")[0].strip()
-        return self.wrong(f"{expected} expected" + (f" before {rest[:30]!r}" if rest else " here"))
+        return self.wrong(f"{expected} expected" + (f" before {rest[:30]!r}" if rest else " here"), self.at)
 
-    def wrong(self, why: str) -> UsageError:
-        line = self.text.count("\n", 0, self.at) + 1
-        return UsageError(f"line {line} of the graph: {why}")
+    def wrong(self, why: str, at: int | None = None) -> UsageError:
+        """The error for what stands at ``at``; None: for what was read last."""
+        before = self.text[: self.at].rstrip() if at is None else self.text[:at]
+        return UsageError(f"line {before.count(chr(10)) + 1} of the graph: {why}")
 
     def take(self, token: str) -> bool:
         """Consume ``token`` if it comes next (a word only as a whole)."""
@@ -236,7 +237,8 @@ class Reader:
 
     def node(self, graph: Graph, values: dict[str, Value]) -> None:
         """``%y, %z = op(%x, _) {attr = 1} : f32[2], f32[2] name "..." loc "..." from ["..."] graph ...``."""
-        names = [self.name()]
+        self.peek()
+        start, names = self.at, [self.name()]
         while self.take(","):
             names.append(self.name())
         self.need("=")
@@ -268,11 +270,13 @@ class Reader:
         try:
             node = graph.insert(op, inputs, attrs, regions=regions, name=name, location=location, hint=names[0])
         except PlanishError as error:
-            raise self.wrong(f"{error.message}") from error
+            raise self.wrong(error.message, start) from error
+        except (AssertionError, LookupError, TypeError, ValueError) as error:
+            raise self.wrong(f"{op} does not fit its operands, attributes or regions: {error}", start) from error
         if sources is not None:
             node.sources = tuple(sources)
         if not len(names) == len(types) == len(node.outputs):
-            raise self.wrong(f"{op} has {len(node.outputs)} outputs, not {len(names)}")
+            raise self.wrong(f"{op} has {len(node.outputs)} outputs, not {len(names)}", start)
         for name, type, value in zip(names, types, node.outputs, strict=True):
             if name != value.name:
                 graph.fresh_name(name)  # reserves it

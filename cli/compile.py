@@ -56,7 +56,7 @@ def compile_model(
     The callable returns (module, args[, kwargs[, dynamic_shapes]]).
     """
     plan = parse_precision(precision or ())
-    passes = [load_pass(text) for text in extra or ()]
+    passes = [load_pass(text, target) for text in extra or ()]
     if output is not None:
         check_output(output)
     source = load_source(model)
@@ -79,6 +79,7 @@ def compile_model(
             dump=dump,
             check_each_pass=check_each_pass,
             progress=report,
+            debug=debug,
         )
         artifact.save(path)
     took = time.perf_counter() - start

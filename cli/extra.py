@@ -8,7 +8,7 @@ from ..compiler.errors import PlanishError, UsageError
 from .source import attribute, import_file, split
 
 
-def load_pass(text: str) -> Any:
+def load_pass(text: str, target: str) -> Any:
     """``FILE.py:Class[@after=NAME]`` or ``name{option=value}[@before=NAME]`` as a pass in its place.
 
     Raises:
@@ -22,7 +22,7 @@ def load_pass(text: str) -> Any:
         raise UsageError(
             f"--pass {text!r} names no pass", "for example --pass my_rules.py:QuickGelu@after=canonicalize"
         )
-    made = _from_file(what) if ".py:" in what else _installed(what)
+    made = _from_file(what) if ".py:" in what else _installed(what, target)
     made = as_pass(made)
     if not at:
         return made
@@ -48,11 +48,12 @@ def _from_file(text: str) -> Any:
         raise PlanishError(f"{name} in {path} cannot be made: {type(error).__name__}: {error}") from error
 
 
-def _installed(text: str) -> Any:
+def _installed(text: str, target: str) -> Any:
     from ..compiler.pipeline import Pipeline
-    from ..compiler.plugins import registered_passes
+    from ..compiler.target import find_target
+    from ..driver import known_passes
 
-    passes = list(Pipeline.parse(text, registered_passes()))
+    passes = list(Pipeline.parse(text, known_passes(find_target(target))))
     if len(passes) != 1:
         raise UsageError(f"--pass {text!r} must name one pass", "give --pass several times, or use --pipeline")
     return passes[0]

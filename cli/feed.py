@@ -38,7 +38,7 @@ class Signature:
     def of(manifest: Mapping[str, Any]) -> Signature:
         """Read it from an artifact's manifest."""
         ports = tuple(Port(p["name"], p["dtype"], tuple(parse(str(d)) for d in p["shape"])) for p in manifest["inputs"])
-        return Signature(ports, {name: (int(b["min"]), int(b["max"])) for name, b in manifest["symbols"].items()})
+        return Signature(ports, {s["name"]: (int(s["min"]), int(s["max"])) for s in manifest["symbols"]})
 
     def check(self, sizes: Sizes) -> None:
         """Raise a UsageError for a size whose dimension does not exist or that is outside its bounds."""

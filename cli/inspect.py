@@ -17,6 +17,7 @@ from .output import print_facts, print_heading, print_json, print_table, size
 PARTS = {
     "weights.bin": "weights",
     "units/": "code",
+    "host/": "thread pool",
     "manifest.json": "manifest",
     "report.json": "report",
     "digest": "digest",
@@ -48,7 +49,7 @@ def show(
 ) -> None:
     """The same for people."""
     print_heading(f"{name}: {manifest['name']}, {size(sum(sizes.values()))}")
-    bounds = ", ".join(f"{n} {b['min']}..{b['max']}" for n, b in manifest["symbols"].items())
+    bounds = ", ".join(f"{s['name']} {s['min']}..{s['max']}" for s in manifest["symbols"])
     print_facts(
         [
             ("inputs", "\n".join(_port(p) for p in manifest["inputs"])),
@@ -65,7 +66,7 @@ def show(
     print_heading("provenance")
     print_facts(
         [
-            ("plan", _plain(manifest["plan"])),
+            ("plan", _plain({k: v for k, v in manifest["plan"].items() if k != "layers"})),
             ("pipeline", manifest["pipeline"]),
             ("tools", ", ".join(f"{tool} {version}" for tool, version in manifest["tools"].items())),
             ("source", _plain(manifest["source"])),
@@ -76,26 +77,34 @@ def show(
 
 
 def layers(launches: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str]]:
-    """Layer, kernel, precision and count of the launches; equal blocks of a stack (``layer.0``, ``layer.1``) share a line."""
-    groups: dict[tuple[str, str, str], list[tuple[str, ...]]] = {}
+    """Layer, kernel, precision and count of the launches; equal blocks of a stack (``layer.0``, ``layer.1``) share a line.
+
+    A launch is filed under the module it begins with, and those beside it (query, key and value merged into one linear).
+    """
+    groups: dict[tuple[str, str, str], list[str]] = {}
     for launch in launches:
-        names = launch["sources"] or [launch["label"]]
-        shape = ", ".join(_NUMBER.sub(".*", name) for name in names)
-        numbers = tuple(dict.fromkeys(n for name in names for n in _NUMBER.findall(name)))
-        groups.setdefault((shape, launch["kernel"], launch["precision"]), []).append(numbers)
+        first, *more = launch["sources"] or [launch["label"]]
+        parent, _, leaf = first.rpartition(".")
+        beside = [name.rpartition(".")[2] for name in more if parent and name.rpartition(".")[0] == parent]
+        leaves = list(dict.fromkeys([leaf, *(beside if launch["kernel"] == "LinearSpec" else [])]))
+        shown = leaf if len(leaves) == 1 else "{" + ",".join(leaves) + "}"
+        name = f"{parent}.{shown}" if parent else shown
+        key = (_NUMBER.sub(".*", name), launch["label"], launch["precision"])
+        groups.setdefault(key, []).append(name)
     return [
-        (_with_ranges(shape, numbers), kernel, precision, f"x{len(numbers)}" if len(numbers) > 1 else "")
-        for (shape, kernel, precision), numbers in groups.items()
+        (_with_ranges(shape, names), label, precision, f"x{len(names)}" if len(names) > 1 else "")
+        for (shape, label, precision), names in groups.items()
     ]
 
 
-def _with_ranges(shape: str, numbers: Sequence[tuple[str, ...]]) -> str:
-    """``layer.*.dense`` with the numbers it stands for: ``layer.0..5.dense``; the star stays where they are mixed."""
+def _with_ranges(shape: str, names: Sequence[str]) -> str:
+    """``layer.*.dense`` with the numbers it stands for, ``layer.0..5.dense``; the star stays where there are several."""
+    numbers = [_NUMBER.findall(name) for name in names]
     if any(len(n) != 1 for n in numbers):
-        return shape
+        return shape if any(numbers) else names[0]
     values = sorted({int(n[0].strip(".")) for n in numbers})
     if values == list(range(values[0], values[-1] + 1)):
-        return shape.replace(".*", f".{values[0]}" if len(values) == 1 else f".{{{values[0]}..{values[-1]}}}")
+        return shape.replace(".*", f".{values[0]}" if len(values) == 1 else f".{values[0]}..{values[-1]}")
     return shape
 
 

@@ -15,9 +15,10 @@ def passes(json: Json = False, debug: Debug = False) -> None:
 
     These are the names that --pass and --pipeline take; passes of plugins are listed with the package they come from.
     """
-    from ..compiler.plugins import registered_passes
+    from ..compiler.target import find_target
+    from ..driver import known_passes
 
-    found = [describe(name, cls) for name, cls in sorted(registered_passes().items())]
+    found = [describe(name, cls) for name, cls in sorted(known_passes(find_target("cpu")).items())]
     if json:
         print_json({"passes": found})
         return
@@ -37,7 +38,7 @@ def passes(json: Json = False, debug: Debug = False) -> None:
     )
 
 
-def describe(name: str, cls: type) -> dict[str, Any]:
+def describe(name: str, cls: Any) -> dict[str, Any]:
     """A pass class as JSON-able data."""
     home = cls.__module__.partition(".")[0]
     summary = (inspect.getdoc(cls) or "").split("\n\n")[0].replace("\n", " ")

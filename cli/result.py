@@ -23,7 +23,7 @@ class Measured:
     Attributes:
         why_not: why nothing could be measured here; the figures are then zero.
         sizes: sizes of the dynamic dimensions at which speed was measured.
-        planish, pytorch: median seconds of a call, with ``threads`` threads each.
+        planish, pytorch: seconds of the best call of each, with ``threads`` threads.
         judged: sizes at which quality was measured: those of the example.
         cosine, min_cosine, max_abs: of the worst output; ``min_cosine`` is that of the worst row.
         source_bytes: what the parameters and buffers of the source take.
@@ -80,15 +80,15 @@ def measure_result(path: Path, source: Source) -> Measured:
         torch.set_num_threads(threads)
         try:
             with torch.inference_mode():
-                times = interleaved({"planish": lambda: model(**arrays), "pytorch": call}, seconds=1.5)
+                times = interleaved({"planish": lambda: model(**arrays), "pytorch": call}, seconds=1.5, least=8)
         finally:
             torch.set_num_threads(before)
         found = compare(model(**example), run_source(source, signature, example))
     return Measured(
         sizes=shown(sizes),
         threads=threads,
-        planish=times["planish"].median,
-        pytorch=times["pytorch"].median,
+        planish=times["planish"].best,
+        pytorch=times["pytorch"].best,
         judged=shown(signature.sizes_of(example)),
         cosine=min((d.cosine for d in found), default=1.0),
         min_cosine=min((d.min_cosine for d in found), default=1.0),

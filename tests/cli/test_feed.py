@@ -15,7 +15,7 @@ MANIFEST = {
         {"name": "ids", "dtype": "i64", "shape": ["batch", "seq"]},
         {"name": "bias", "dtype": "f32", "shape": ["batch", 4, "2*seq"]},
     ],
-    "symbols": {"batch": {"min": 1, "max": 8}, "seq": {"min": 2, "max": 64}},
+    "symbols": [{"name": "batch", "min": 1, "max": 8}, {"name": "seq", "min": 2, "max": 64}],
 }
 SIGNATURE = Signature.of(MANIFEST)
 

@@ -124,7 +124,7 @@ def test_large_constants_come_from_outside() -> None:
     assert "99.0" not in text and "sha256:" in text
     assert same(graph, parse_graph(text, {"under another name": big}))
     for constants in ({}, {"big": big + 1}):
-        with pytest.raises(UsageError, match="line 2 of the graph: the data of a constant sha256:.* are not given"):
+        with pytest.raises(UsageError, match=r"line 2 of the graph: the data of a constant sha256:.* are not given"):
             parse_graph(text, constants)
 
 

@@ -112,13 +112,14 @@ def infer(node: Node) -> Sequence[TensorType]:
         PassError: the operands do not fit the op.
     """
     spec = schema(node.op)
-    required = sum(not n.endswith(("?", "*")) for n in spec.inputs)
+    required = max((i + 1 for i, n in enumerate(spec.inputs) if not n.endswith(("?", "*"))), default=0)
     most = math.inf if any(n.endswith("*") for n in spec.inputs) else len(spec.inputs)
     present = len(node.inputs)
     if not required <= present <= most:
         raise PassError(f"{node.op} takes {', '.join(spec.inputs) or 'no operands'}, not {present} operands")
-    if any(v is None for v in node.inputs[:required]):
-        raise PassError(f"{node.op}: operand {spec.inputs[node.inputs.index(None)]!r} is missing")
+    for name, value in zip(spec.inputs, node.inputs, strict=False):
+        if value is None and not name.endswith(("?", "*")):
+            raise PassError(f"{node.op}: operand {name!r} is missing")
     return spec.infer(node)
 
 

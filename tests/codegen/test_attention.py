@@ -138,3 +138,168 @@ LENGTHS = [(1, 1), (1, 9), (3, 2), (16, 16), (17, 31), (37, 61), (50, 64), (64, 
 def test_lengths(isa: str, compute: Literal["f32", "bf16"], qkv: Literal["f32", "bf16"]) -> None:
     for sq, sk in LENGTHS:
         check(spec_of(compute, 32, qkv=qkv, out=qkv), Shape(2, 3, 3, sq, sk), isa)
+
+
+@pytest.mark.parametrize("isa", RUNNABLE)
+@pytest.mark.parametrize(("d", "dv"), [(1, 1), (3, 5), (7, 40), (33, 17), (80, 24)])
+def test_head_sizes(isa: str, d: int, dv: int) -> None:
+    check(spec_of("f32", d, dv), Shape(1, 2, 2, 19, 23), isa)
+    check(spec_of("bf16", d, dv, qkv="bf16", out="bf16"), Shape(1, 2, 2, 19, 23), isa)
+
+
+def key_mask(kind: Kind, s: Shape, rng: np.random.Generator, low: float = FINFO_MIN) -> np.ndarray:
+    """[B, 1, 1, Sk]: the last keys of each batch entry are hidden, at least one is visible."""
+    lengths = rng.integers(1, s.sk + 1, s.b)
+    visible = (np.arange(s.sk) < lengths[:, None])[:, None, None, :]
+    return visible if kind == "bool" else np.where(visible, 0.0, low).astype(np.float32)
+
+
+MASKED = [Shape(2, 4, 2, 33, 45), Shape(3, 2, 2, 70, 300), Shape(2, 2, 1, 5, 1100)]
+
+
+@pytest.mark.parametrize("isa", RUNNABLE)
+@pytest.mark.parametrize("compute", ["f32", "bf16"])
+@pytest.mark.parametrize("kind", ["bias", "bool"])
+def test_masks(isa: str, compute: Literal["f32", "bf16"], kind: Kind) -> None:
+    rng = np.random.default_rng(1)
+    spec = spec_of(compute, 16, qkv=compute, mask=kind, empty="zero")
+    for s in MASKED:
+        check(spec, s, isa, key_mask(kind, s, rng))
+        for shape in ((s.b, s.h, s.sq, s.sk), (1, s.h, s.sq, s.sk), (s.b, 1, s.sq, 1), (1, 1, s.sq, s.sk)):
+            mask = rng.random(shape) < 0.6 if kind == "bool" else rng.standard_normal(shape).astype(np.float32) * 3
+            check(spec, s, isa, mask)
+
+
+@pytest.mark.parametrize("isa", RUNNABLE)
+def test_mask_strides(isa: str) -> None:
+    """Masks that are views: every second key, and keys that are not the innermost dimension."""
+    rng, s, spec = np.random.default_rng(2), Shape(1, 2, 2, 21, 37), spec_of("f32", 16, mask="bias")
+    check(spec, s, isa, rng.standard_normal((1, 1, 1, 2 * s.sk)).astype(np.float32)[..., ::2])
+    check(spec, s, isa, rng.standard_normal((1, 2, s.sk, s.sq)).astype(np.float32).swapaxes(2, 3))
+
+
+@pytest.mark.parametrize("isa", RUNNABLE)
+@pytest.mark.parametrize("compute", ["f32", "bf16"])
+def test_causal(isa: str, compute: Literal["f32", "bf16"]) -> None:
+    spec = spec_of(compute, 16, qkv=compute, causal=True, empty="zero")
+    for sq, sk, offset in ((1, 1, 0), (40, 40, 0), (17, 60, 43), (30, 20, -5), (150, 600, 450), (600, 600, 0), (9, 9, -9)):
+        check(spec, Shape(1, 2, 1, sq, sk, offset), isa)
+
+
+@pytest.mark.parametrize("isa", RUNNABLE)
+@pytest.mark.parametrize("kind", ["bias", "bool"])
+def test_causal_with_mask(isa: str, kind: Kind) -> None:
+    rng, spec = np.random.default_rng(3), spec_of("f32", 16, mask=kind, causal=True)
+    for s in (Shape(2, 2, 2, 50, 50), Shape(2, 2, 2, 20, 530, 510)):
+        check(spec, s, isa, key_mask(kind, s, rng))
+        full = rng.random((2, 1, s.sq, s.sk)) < 0.5
+        check(spec, s, isa, full if kind == "bool" else np.where(full, 0.0, FINFO_MIN).astype(np.float32))
+
+
+@pytest.mark.parametrize("isa", RUNNABLE)
+@pytest.mark.parametrize("empty", ["zero", "nan"])
+def test_rows_without_a_visible_key(isa: str, empty: Literal["zero", "nan"]) -> None:
+    s = Shape(2, 2, 2, 20, 12)
+    mask = np.ones((2, 1, 20, 12), bool)
+    mask[1, 0, 3] = mask[0, 0, 17] = False
+    got = check(spec_of("f32", 16, mask="bool", empty=empty), s, isa, mask)
+    assert np.isnan(got[1, :, 3]).all() if empty == "nan" else (got[1, :, 3] == 0).all()
+    nothing = np.zeros((2, 1, 1, 12), bool)
+    nothing[0] = True
+    got = check(spec_of("f32", 16, mask="bool", empty=empty), s, isa, nothing)
+    assert np.isnan(got[1]).all() if empty == "nan" else (got[1] == 0).all()
+    check(spec_of("f32", 16, causal=True, empty=empty), Shape(1, 2, 2, 20, 12, -3), isa)
+
+
+@pytest.mark.parametrize("isa", RUNNABLE)
+def test_a_row_of_the_lowest_number_attends_evenly(isa: str) -> None:
+    """finfo.min swallows every score, so that all keys weigh the same, as in PyTorch's eager attention."""
+    s, spec = Shape(1, 2, 2, 9, 21), spec_of("f32", 16, mask="bias")
+    for shape in ((1, 1, 1, 21), (1, 1, 9, 21)):
+        parts = draw(spec, s, np.random.default_rng(4))
+        got = run(spec, s, parts, np.full(shape, FINFO_MIN, np.float32), isa)
+        np.testing.assert_allclose(got, np.broadcast_to(parts[2].mean(2, keepdims=True), got.shape), atol=2e-6)
+
+
+@pytest.mark.parametrize("isa", RUNNABLE)
+@pytest.mark.parametrize("compute", ["f32", "bf16"])
+def test_scores_far_apart(isa: str, compute: Literal["f32", "bf16"]) -> None:
+    """Scores of hundreds: the shift by the first keys does not do, in the first block of keys, a later one, or a later span."""
+    check(spec_of(compute, 32, qkv=compute), Shape(1, 2, 2, 40, 50), isa, spread=16.0)
+    rng, spec = np.random.default_rng(5), spec_of(compute, 32, qkv=compute)
+    for late in (100, 300, 700):
+        s = Shape(1, 1, 1, 60, 900)
+        parts = draw(spec, s, rng)
+        for x in parts[:2]:
+            x[:, :, late:] = stored(value(x[:, :, late:], spec.qkv) * 12, spec.qkv)
+        q, k, v = (value(np.ascontiguousarray(x), spec.qkv) for x in parts)
+        error = np.abs(reference(spec, s, q, k, v, None) - run(spec, s, parts, None, isa)).max()
+        assert error <= tolerance(spec, q, k, v)
+
+
+@pytest.mark.parametrize("isa", RUNNABLE)
+@pytest.mark.parametrize("low", [-20.0, -1e4, FINFO_MIN, -np.inf])
+def test_hidden_keys_first(isa: str, low: float) -> None:
+    """Left padding: the first keys, and whole blocks of keys, carry a low bias."""
+    s, spec = Shape(1, 2, 2, 20, 700), spec_of("f32", 16, mask="bias")
+    for hidden in (3, 40, 300, 600, 699):
+        mask = np.zeros((1, 1, 1, 700), np.float32)
+        mask[..., :hidden] = low
+        check(spec, s, isa, mask)
+
+
+@pytest.mark.parametrize("isa", RUNNABLE)
+@pytest.mark.parametrize("causal", [False, True])
+def test_nan_and_infinity_come_through(isa: str, causal: bool) -> None:
+    """As PyTorch's math attention: a hidden key's infinite or NaN value still makes NaN, 0 times it."""
+    s, spec = Shape(1, 2, 2, 70, 70), replace(spec_of("f32", 16, causal=causal), empty_row="zero")
+    for which in range(3):
+        for bad in (np.nan, np.inf, -np.inf):
+            parts = [np.array(x) for x in draw(spec, s, np.random.default_rng(6))]
+            parts[which][0, 1, 37, 5] = bad
+            want = reference(spec, s, *parts, mask=None)
+            got = run(spec, s, parts, None, isa)
+            assert (np.isnan(want) == np.isnan(got)).all()
+            assert (np.isinf(want) == np.isinf(got)).all()
+            close = np.isfinite(want)
+            assert np.abs(want - got)[close].max() <= tolerance(spec, *(np.nan_to_num(x, posinf=1, neginf=1) for x in parts))
+
+
+@pytest.mark.parametrize("isa", RUNNABLE)
+def test_workers_agree(isa: str) -> None:
+    """The split into tasks (by groups, heads or queries) changes no bit."""
+    for s in (Shape(1, 1, 1, 200, 300), Shape(3, 4, 2, 40, 30), Shape(1, 2, 1, 300, 1100), Shape(1, 1, 1, 1, 40)):
+        spec = spec_of("bf16", 16, qkv="bf16", out="bf16", mask="bias")
+        parts = draw(spec, s, np.random.default_rng(7))
+        mask = key_mask("bias", s, np.random.default_rng(8))
+        one = run(spec, s, parts, mask, isa)
+        for workers in (2, 3, 8):
+            np.testing.assert_array_equal(run(spec, s, parts, mask, isa, workers), one)
+
+
+def test_levels_round_alike() -> None:
+    """bf16 means the same everywhere: levels without the instruction round the same operands and differ by f32 rounding."""
+    s, spec = Shape(1, 2, 2, 40, 60), spec_of("bf16", 32)
+    parts = draw(spec, s, np.random.default_rng(9))
+    results = [run(spec, s, parts, None, isa) for isa in RUNNABLE]
+    exact = reference(spec, s, *(bf16_to_float(float_to_bf16(x)) for x in parts), mask=None)
+    for result in results:
+        assert np.abs(result - results[0]).max() <= 2.0**-8 * np.abs(exact).max()
+
+
+def test_scratch_is_a_bounded_expression() -> None:
+    names = [symbol(f"n{i}") for i in range(22)]
+    for isa in RUNNABLE:
+        spec = spec_of("f32", 64, mask="bias")
+        size = scratch_bytes(spec, names, isa)
+        at = {(sq, sk): evaluate(size, {f"n{i}": {3: sq, 4: sk}.get(i, 1) for i in range(22)})  # type: ignore[arg-type]
+              for sq, sk in ((1, 1), (128, 128), (4096, 4096), (65536, 65536))}  # fmt: skip
+        assert at[1, 1] < at[128, 128] < at[4096, 4096] == at[65536, 65536] < 2**20
+        assert at[128, 128] == scratch_bytes(spec, [1, 1, 1, 128, 128] + [1] * 17, isa)
+
+
+def test_unsupported_storage_is_named() -> None:
+    from planish.codegen.attention import render
+
+    with pytest.raises(LoweringError, match="f16"):
+        render(replace(spec_of(), qkv="f16"), "portable", "k")

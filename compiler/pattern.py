@@ -357,11 +357,10 @@ class Matcher:
                 if value not in done:
                     yield from self._others(graph, b, (*done, value))
                 continue
-            candidates = self._candidates(head, b)
+            candidates = [n for n in self._candidates(head, b) if all(n is not v.node for v in done)]
             for node in candidates:
-                if all(node is not v.node for v in done):
-                    for found in self._node(graph, head, node, b):
-                        yield from self._others(graph, found, (*done, node.outputs[index]))
+                for found in self._node(graph, head, node, b):
+                    yield from self._others(graph, found, (*done, node.outputs[index]))
             if not candidates:
                 last = done[-1].node
                 assert last is not None

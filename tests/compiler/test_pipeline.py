@@ -325,7 +325,7 @@ def test_errors_that_explain_themselves_pass_through() -> None:
     def lower(graph: Graph, context: PassContext) -> PassResult:
         raise LoweringError("no kernel")
 
-    with pytest.raises(LoweringError, match="^no kernel$"):
+    with pytest.raises(LoweringError, match=r"^no kernel$"):
         Pipeline((Step(lower),)).run(negs())
 
 

@@ -300,9 +300,8 @@ def _absent(captured: Captured, model: Any) -> list[str]:
     if forward is None:
         return []
     given = {str(i.path[1]) for i in captured.inputs if len(i.path) > 1} | {i.name for i in captured.inputs}
-    names = [
-        name for name, p in inspect.signature(forward).parameters.items()
-        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and name not in given
-    ]  # fmt: skip
     positional = {i.path[1] for i in captured.inputs if i.path[0] == "args" and len(i.path) > 1}
-    return [n for i, n in enumerate(names) if i not in positional]
+    return [
+        name for position, (name, p) in enumerate(inspect.signature(forward).parameters.items())
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and name not in given and position not in positional
+    ]  # fmt: skip

@@ -79,6 +79,8 @@ def run(argv: Sequence[str] | None = None) -> int:
     try:
         status = app(arguments, standalone_mode=False, prog_name="planish")
         sys.stdout.flush()
+        if status == EXIT_INTERRUPTED:  # typer has caught Ctrl-C itself
+            raise KeyboardInterrupt
         return status if isinstance(status, int) else 0
     except BrokenPipeError:
         # The reader of a pipe has gone (planish ... | head): nobody is left to tell. Python would complain at exit.

@@ -164,13 +164,9 @@ def show(document: dict[str, Any], times: dict[str, Times]) -> None:
     facts = [("throughput", f"{calls:.4g} calls/s" + (f", {calls * batch:.4g} samples/s" if batch > 1 else "")
               + (f" ({flow['concurrency']} at once)" if flow["concurrency"] > 1 else ""))]  # fmt: skip
     if "speedup" in document:
-        facts.insert(
-            0,
-            (
-                "speed-up",
-                f"{document['speedup']['median']:.2f}x PyTorch by the medians, {document['speedup']['best']:.2f}x by the best calls",
-            ),
-        )
+        gain = document["speedup"]
+        text = f"{gain['median']:.2f}x PyTorch by the medians, {gain['best']:.2f}x by the best calls"
+        facts.insert(0, ("speed-up", text))
     if memory:
         facts.append(
             ("memory", f"peak {size(memory['peak'])} above Python with numpy, {size(memory['loaded'])} after loading")

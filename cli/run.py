@@ -11,7 +11,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from ..compiler.errors import UsageError
+from ..errors import PlanishError, UsageError
 from .compare import leaves
 from .feed import Arrays, Signature, from_file, made_up, shown
 from .loading import open_model
@@ -60,7 +60,18 @@ def run_model(
 
 
 def save(path: Path, arrays: Arrays) -> None:
-    """Write a .npz file under its final name only when it is complete."""
+    """Write a .npz file under its final name only when it is complete.
+
+    Raises:
+        PlanishError: it cannot be written there.
+    """
+    try:
+        _save(path, arrays)
+    except OSError as error:
+        raise PlanishError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _save(path: Path, arrays: Arrays) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.resolve().parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:

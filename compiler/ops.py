@@ -125,12 +125,30 @@ def infer(node: Node) -> Sequence[TensorType]:
 
 def cost(node: Node) -> Cost:
     """Operations and bytes of ``node``; a fused region moves only what crosses its border."""
-    moved = sum((v.type.bytes for v in (*node.operands, *node.outputs)), start=0)
+    read = sum((_bytes_read(node, v, i) for i, v in enumerate(node.inputs) if v is not None), start=0)
+    moved = read + sum((v.type.bytes for v in node.outputs), start=0)
     if node.op == "fused":
         return Cost(sum((cost(n).flops for n in node.regions[0].nodes), start=0), moved)
     flops = schema(node.op).flops
     total = flops(node) if callable(flops) else node.outputs[0].type.elements * flops
     return Cost(total, 0 if schema(node.op).view or node.op == "constant" else moved)
+
+
+def _bytes_read(node: Node, value: Value, number: int) -> Dim:
+    """Bytes that ``node`` reads of its operand: of a table that is looked up in, the rows alone."""
+    if node.op == "fused":
+        body = node.regions[0]
+        inner = body.inputs[number]
+        readers = inner.users
+        if inner not in body.outputs and readers and all(_looks_up(r, inner) for r in readers):
+            return sum((r.output.type.bytes for r in readers), start=0)
+    elif _looks_up(node, value):
+        return node.output.type.bytes
+    return value.type.bytes
+
+
+def _looks_up(node: Node, value: Value) -> bool:
+    return node.op in ("embedding", "gather", "take_along") and node.inputs[0] is value and node.inputs.count(value) == 1
 
 
 # -- inference helpers ----------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,8 @@ def capture_function(
     """
     model = fn if isinstance(fn, torch.nn.Module) else torch.nn.Module()
     if model is not fn:
-        model.forward = fn  # keeps the names of its parameters and the lines of its code
+        # a function keeps the names of its parameters; a built-in one has none
+        model.forward = fn if isinstance(fn, FunctionType) else lambda x, *more: fn(x, *more)
         options.setdefault("name", getattr(fn, "__name__", "main").strip("<>"))
     captured = capture(model, args, kwargs, **options)
     return captured.graph, captured.examples

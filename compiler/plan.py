@@ -284,4 +284,5 @@ def _nearest_source(rule: Rule, names: list[str]) -> str | None:
 def _toml(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items() if v is not None) + " }"
-    return json.dumps(value)  # for text, integers and booleans JSON is TOML
+    # for text, integers and booleans JSON is TOML, but for the one control character that JSON lets through
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -54,12 +54,16 @@ def _grow(draw: st.DrawFn, graph: Graph, pool: list[Value], regions: bool) -> li
         lambda: _add(draw, graph, "eq", [x, x], {}),
         lambda: _constant(draw, graph),
     ]
+    if x.dtype is DType.f32:
+        kinds += [lambda op=op: _add(draw, graph, op, [x], {}) for op in ("neg", "abs", "relu")]  # type: ignore[misc]
     if x.dtype in (DType.f32, DType.bf16):
         peers = [v for v in pool if v.type == x.type]
         kinds += [
             lambda: _add(draw, graph, draw(st.sampled_from(_FLOAT_UNARY)), [x], {}),
             lambda: _add(draw, graph, draw(st.sampled_from(_BINARY)), [x, draw(st.sampled_from(peers))], {}),
-            lambda: _add(draw, graph, "clamp", [x], {"min": draw(st.floats()), "max": None}),
+            lambda: _add(
+                draw, graph, "clamp", [x], {"min": draw(st.floats(-3, 3) | st.just(float("-inf"))), "max": None}
+            ),
             lambda: _scaled(draw, graph, x),
         ]
     if x.dtype is DType.f32 and x.type.rank:

@@ -1,0 +1,220 @@
+"""Plans: where they are read from, how shorthands expand, which rule decides, and what a user is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from planish.compiler.errors import UsageError
+from planish.compiler.graph import Graph
+from planish.compiler.plan import PRECISIONS, Plan, Precision, Rule, Scheme, find_precision
+from planish.compiler.target import Capabilities
+from planish.compiler.types import DType, TensorType
+
+WITH_BF16 = Capabilities({"linear": ("f32", "bf16", "w8a8-dynamic"), "attention": ("f32", "bf16"), "rest": ("f32",)})
+WITHOUT = Capabilities({"linear": ("f32", "bf16", "w8a8-dynamic"), "attention": ("f32",), "rest": ("f32",)})
+
+
+def model() -> Graph:
+    graph = Graph()
+    x = graph.add_input("x", TensorType(DType.f32, (1, 2, 4, 4)))
+    for layer in range(2):
+        w = graph.add_constant(np.eye(4, dtype=np.float32), f"w{layer}")
+        x = graph.insert("linear", [x, w], name=f"encoder.layer.{layer}.dense").output
+        x = graph.insert("attention", [x, x, x], {"scale": 1.0}, name=f"encoder.layer.{layer}.self").output
+        x = graph.insert("layer_norm", [x], name=f"encoder.layer.{layer}.norm").output
+    graph.outputs = [x]
+    return graph
+
+
+def by_name(plan: Plan, capabilities: Capabilities = WITH_BF16) -> dict[str, str]:
+    return plan.resolve(model(), capabilities).by_source()
+
+
+# -- precisions -----------------------------------------------------------------------------------------------------------
+def test_named_precisions_are_as_the_numbers_contract_says() -> None:
+    p = find_precision("w8a8-dynamic")
+    assert p.weight == Scheme("i8", "channel") and p.activation == Scheme("i8", "row", dynamic=True)
+    assert (p.accumulator, p.output) == (DType.i32, DType.f32)
+    assert PRECISIONS["bf16"].weight.is_float and PRECISIONS["bf16"].accumulator is DType.f32
+    assert set(PRECISIONS) == {"f32", "bf16", "f16", "fp8", "w8a8", "w8a8-dynamic", "w4a16", "w4a8", "w8a16"}
+    assert all(name == p.name for name, p in PRECISIONS.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("int8", "the precision 'int8' does not say what becomes of the activations (did you mean 'w8a8-dynamic'?)"),
+        ("INT4", "the precision 'INT4' does not say what becomes of the activations (did you mean 'w4a16'?)"),
+        ("float32", "there is no precision 'float32' (did you mean 'f32'?)"),
+        ("bfloat16", "there is no precision 'bfloat16' (did you mean 'bf16'?)"),
+        ("w8a8-dynamc", "there is no precision 'w8a8-dynamc' (did you mean 'w8a8-dynamic'?)"),
+        ("?", "there is no precision '?' (there is bf16, f16, f32, fp8, w4a16, w4a8, w8a16, w8a8, w8a8-dynamic)"),
+    ],
+)
+def test_unknown_precisions(name: str, message: str) -> None:
+    for attempt in (lambda: Plan.of(name), lambda: Plan.of({"*": name}), lambda: Plan.of_arguments([f"*={name}"])):
+        with pytest.raises(UsageError) as caught:
+            attempt()
+        assert str(caught.value) == message
+
+
+# -- reading --------------------------------------------------------------------------------------------------------------
+def test_what_a_plan_is_read_from(tmp_path: Path) -> None:
+    both = Plan((Rule("encoder.*", PRECISIONS["bf16"]), Rule("*", PRECISIONS["w8a8-dynamic"])))
+    file = tmp_path / "plan.toml"
+    file.write_text(both.to_toml())
+    assert Plan.of({"encoder.*": "bf16", "*": "w8a8-dynamic"}) == both
+    assert Plan.of(file) == Plan.of(str(file)) == Plan.of(both) == both
+    assert Plan.of_arguments(["w8a8-dynamic", "encoder.*=bf16"]) == both
+    assert Plan.of(None) == Plan() == Plan.of_arguments([])
+    assert Plan.of("bf16") == Plan.of(PRECISIONS["bf16"]) == Plan((Rule("*", PRECISIONS["bf16"]),))
+    assert [str(p) for p in (both, Plan(), Plan.of("bf16"))] == ["encoder.*=bf16, *=w8a8-dynamic", "f32", "bf16"]
+
+
+@given(
+    st.lists(
+        st.builds(
+            Rule,
+            st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
+            st.sampled_from(list(PRECISIONS.values()))
+            | st.builds(
+                Precision,
+                st.text(st.characters(exclude_categories=["Cs", "Cc"])),
+                st.builds(Scheme, st.just("i4"), st.just("group"), st.integers(0, 512), st.booleans(), st.booleans()),
+                st.just(Scheme("f16")),
+                st.sampled_from(DType),
+                st.sampled_from(DType),
+            ),
+        ),
+        max_size=4,
+    ).map(tuple)
+)
+def test_toml_round_trip(rules: tuple[Rule, ...]) -> None:
+    assert Plan.from_toml(Plan(rules).to_toml()) == Plan(rules)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("version = ", "it is no TOML: "),
+        ("version = 2", "it has version 2, only 1 is understood"),
+        ("rule = []", "it has version None, only 1 is understood"),
+        ("version = 1\nrules = 3", "it holds rules, version (it holds version and [[rule]] entries)"),
+        ("version = 1\n[[rule]]\nmatch = '*'", "rule 1 must have exactly `match` and `precision`"),
+        ("version = 1\n[[rule]]\nmatch = '*'\nprecision = 3", "3 is no precision"),
+        ("version = 1\n[[rule]]\nmatch = '*'\nprecision = 'int8'", "did you mean 'w8a8-dynamic'?"),
+        (
+            "version = 1\n[[rule]]\nmatch = '*'\nprecision = { name = 'mine' }",
+            "is incomplete or has a wrong entry: 'weight'",
+        ),
+    ],
+)
+def test_wrong_plan_files(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "plan.toml"
+    file.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        Plan.read(file)
+    assert str(caught.value).startswith(f"the plan {file}: ") and message in str(caught.value)
+
+
+def test_plan_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"the plan .*no\.toml cannot be read: No such file"):
+        Plan.of(str(tmp_path / "no.toml"))
+    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="it is no text"):
+        Plan.of(tmp_path / "bytes.toml")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (3, "3 is no precision"),
+        ({3: "bf16"}, "3 is no pattern of source names"),
+        ({"*": 3}, "3 is no precision"),
+    ],
+)
+def test_what_is_no_plan(given: Any, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Plan.of(given)
+    assert message in str(caught.value)
+
+
+def test_wrong_arguments() -> None:
+    with pytest.raises(UsageError, match="--precision is given twice without a pattern"):
+        Plan.of_arguments(["bf16", "f32"])
+    with pytest.raises(UsageError, match="--precision '=bf16' has no pattern"):
+        Plan.of_arguments(["=bf16"])
+
+
+# -- deciding -------------------------------------------------------------------------------------------------------------
+def test_a_shorthand_expands_by_kind_of_op() -> None:
+    names = by_name(Plan.of("w8a8-dynamic"))
+    assert names["encoder.layer.0.dense"] == "w8a8-dynamic"
+    assert names["encoder.layer.0.self"] == "bf16" and names["encoder.layer.0.norm"] == "f32"
+    assert by_name(Plan.of("w8a8-dynamic"), WITHOUT)["encoder.layer.0.self"] == "f32"
+    assert set(by_name(Plan()).values()) == set(by_name(Plan.of("f32")).values()) == {"f32"}
+
+
+def test_the_expansion_is_recorded() -> None:
+    resolution = Plan.of({"encoder.layer.0.*": "bf16", "*": "w8a8-dynamic"}).resolve(model(), WITHOUT)
+    assert resolution.expansion == {
+        "encoder.layer.0.*": {"linear": "bf16", "attention": "f32", "rest": "f32"},
+        "*": {"linear": "w8a8-dynamic", "attention": "f32", "rest": "f32"},
+    }
+    assert resolution.conflicts == ()
+
+
+def test_the_first_match_wins() -> None:
+    names = by_name(Plan.of({"*.1.dense": "f32", "encoder.*": "bf16", "*": "w8a8-dynamic"}))
+    assert (names["encoder.layer.0.dense"], names["encoder.layer.1.dense"]) == ("bf16", "f32")
+    names = by_name(Plan.of({"encoder.layer.[1-9].*": "bf16"}))
+    assert (names["encoder.layer.0.dense"], names["encoder.layer.1.dense"]) == ("f32", "bf16")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "hint"),
+    [
+        ("encoder.layr.0.*", "did you mean 'encoder.layer.0.*'?"),
+        ("encoder.layer.0", "did you mean 'encoder.layer.0.*'?"),
+        ("layer.0.*", "did you mean '*.layer.0.*'?"),
+        ("encoder.layer.0.dens", "did you mean 'encoder.layer.0.dense'?"),
+        ("zzzz", "names of the model are encoder.layer.0.dense, encoder.layer.0.self, encoder.layer.0.norm, ..."),
+    ],
+)
+def test_a_pattern_that_matches_nothing(pattern: str, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        by_name(Plan.of({pattern: "bf16", "*": "f32"}))
+    assert str(caught.value) == f"the pattern {pattern!r} matches no part of the model ({hint})"
+
+
+@pytest.mark.parametrize("name", ["w4a16", "w4a8", "w8a16", "fp8", "f16", "w8a8"])
+def test_precisions_the_target_lacks(name: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        by_name(Plan.of(name))
+    assert str(caught.value) == f"the target has no kernel for a linear in {name} (it has f32, bf16, w8a8-dynamic)"
+
+
+def test_linears_of_different_precision_do_not_agree() -> None:
+    graph = model()
+    linears = [n for n in graph.nodes if n.op == "linear"]
+    plan = Plan.of({"*.1.dense": "bf16", "*": "w8a8-dynamic"})
+    assert (
+        plan.agree(linears) == "the plan wants w8a8-dynamic for encoder.layer.0.dense, bf16 for encoder.layer.1.dense"
+    )
+    assert Plan.of("bf16").agree(linears) is None
+
+
+def test_a_node_of_conflicting_sources_is_reported() -> None:
+    graph = model()
+    node = next(n for n in graph.nodes if n.op == "linear")
+    node.sources = (node.name, "encoder.layer.0.extra")
+    resolution = Plan.of({"*.extra": "bf16", "*": "w8a8-dynamic"}).resolve(graph, WITH_BF16)
+    assert resolution.precisions[node].name == "w8a8-dynamic"
+    (conflict,) = resolution.conflicts
+    assert "w8a8-dynamic for encoder.layer.0.dense, bf16 for encoder.layer.0.extra" in conflict

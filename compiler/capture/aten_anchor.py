@@ -8,19 +8,11 @@ from typing import Any
 
 from ..dims import Dim, product
 from ..graph import Value
-from ..ops import broadcast
 from ..types import DType
 from .aten_elementwise import arithmetic
-from .aten_shape import broadcast_to
+from .aten_shape import broadcast_shapes, broadcast_to
 from .lowering import Lowering, Scalar, aten
 from .symbols import Unsupported
-
-
-class _Here:
-    """What ``broadcast`` needs of a node to name it in an error."""
-
-    def __init__(self, b: Lowering) -> None:
-        self.op, self.name = str(b.node.target), ""
 
 
 # -- matrix products ------------------------------------------------------------------------------------------------------
@@ -123,7 +115,7 @@ def attention(
         q, number = b.emit("mul", q, b.operand(number, q.dtype)), 1.0
     q4, k4, v4 = four(q), four(k), four(v)
     if not q4.shape[0] == k4.shape[0] == v4.shape[0]:
-        size = broadcast(_Here(b), [(x.shape[0],) for x in (q4, k4, v4)])  # type: ignore[arg-type]
+        size = broadcast_shapes([(x.shape[0],) for x in (q4, k4, v4)])
         q4, k4, v4 = (broadcast_to(b, x, (*size, *x.shape[1:])) for x in (q4, k4, v4))
     operands = [q4, k4, v4] + ([] if mask is None else [masked(mask)])
     result = b.emit("attention", *operands, scale=float(number), causal=causal, empty_row="zero")

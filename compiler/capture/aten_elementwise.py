@@ -148,7 +148,8 @@ def arithmetic(b: Lowering, op: str, a: Operand, c: Operand) -> Value:
 def _add(b: Lowering, self: Operand, other: Operand, alpha: Scalar) -> Value:
     op = str(b.node.target).split(".")[1]
     if alpha != 1:
-        other = other * alpha if not isinstance(other, Value) else arithmetic(b, "mul", other, alpha)
+        plain = isinstance(other, (int, float)) and isinstance(alpha, (int, float))
+        other = other * alpha if plain else arithmetic(b, "mul", other, alpha)  # type: ignore[operator, arg-type]
     if b.out_dtype is DType.bool:
         op = "logical_or"
     return arithmetic(b, op, self, other)
@@ -247,8 +248,7 @@ for _name in ("and", "or", "xor"):
 @aten("where.self", "where.ScalarSelf", "where.ScalarOther", "where.Scalar")
 def _where(b: Lowering, condition: Value, self: Operand, other: Operand) -> Value:
     dtype = b.out_dtype
-    result = b.emit("where", as_bool(b, condition), b.operand(self, dtype), b.operand(other, dtype))
-    return result
+    return b.emit("where", as_bool(b, condition), b.operand(self, dtype), b.operand(other, dtype))
 
 
 @aten("masked_fill.Scalar", "masked_fill.Tensor")

@@ -9,10 +9,8 @@ import numpy as np
 
 from ..dims import Dim, product
 from ..graph import Value
-from ..ops import broadcast
 from ..types import DType
-
-from .aten_shape import axis_in, broadcast_to
+from .aten_shape import axis_in, broadcast_shapes, broadcast_to
 from .lowering import Lowering, Scalar, aten
 from .symbols import Unsupported
 
@@ -100,6 +98,7 @@ def as_arange(b: Lowering, value: Value) -> tuple[int | None, Dim, Dim] | None:
         if inner is None or inner[0] is None:
             return inner if inner and all(d == 1 for d in value.shape) else None
         axis, start, length = inner
+        assert axis is not None
         source = node.operands[0].shape
         if node.op == "transpose":
             return node.attrs["perm"].index(axis), start, length
@@ -128,8 +127,8 @@ def _index(b: Lowering, self: Value, indices: Sequence[Value | None]) -> Value:
         axis, ids = used[0]
         return _take(b, self, axis, ids)
     axes = [axis for axis, _ in used]
-    ids = [value for _, value in used]
-    return _as_view(b, self, axes, ids) or _linear_gather(b, self, axes, ids)
+    given = [value for _, value in used]
+    return _as_view(b, self, axes, given) or _linear_gather(b, self, axes, given)
 
 
 def _take(b: Lowering, x: Value, axis: int, ids: Value) -> Value:
@@ -144,7 +143,7 @@ def _as_view(b: Lowering, x: Value, axes: Sequence[int], ids: Sequence[Value]) -
     if list(axes) != list(range(axes[0], axes[0] + len(axes))):
         return None
     counted = [as_arange(b, i) for i in ids]
-    shape = broadcast(_Named(b), [i.shape for i in ids])
+    shape = broadcast_shapes([i.shape for i in ids])
     places = []
     for found, value in zip(counted, ids, strict=True):
         if found is None or not isinstance(found[1], int) or found[1] < 0:
@@ -160,15 +159,6 @@ def _as_view(b: Lowering, x: Value, axes: Sequence[int], ids: Sequence[Value]) -
         assert found is not None
         result = b.slice(result, axis, found[1], found[1] + found[2])
     return b.reshape(result, (*x.shape[: axes[0]], *shape, *x.shape[axes[-1] + 1 :]))
-
-
-class _Named:
-    """What ``broadcast`` needs of a node to name it in an error."""
-
-    op = "index"
-
-    def __init__(self, b: Lowering) -> None:
-        self.name = b.node.name
 
 
 def wrapped(b: Lowering, ids: Value, size: Dim) -> Value:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from ..dims import product
+from ..dims import Expr, product
 from ..graph import Value
 from ..types import DType
 from .aten_elementwise import as_bool
@@ -83,7 +83,7 @@ def variance(b: Lowering, x: Value, dim: Axes, keepdim: bool, correction: Scalar
     mean = b.emit("reduce_mean", x, axes=axes, keepdim=True)
     total = b.emit("reduce_sum", b.emit("square", b.emit("sub", x, mean)), axes=axes, keepdim=keepdim)
     count = product(x.shape[a] for a in axes)
-    if isinstance(correction, float) and not correction.is_integer():
+    if isinstance(correction, Expr) or int(correction) != correction:
         raise Unsupported(f"the argument correction={correction} is not supported")
     rest = count - int(correction)
     if isinstance(rest, int):

@@ -88,23 +88,24 @@ def varying_axes(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str
             parts = list(spec.values()) if isinstance(spec, Mapping) else spec
             visit(list(children), list(parts) if isinstance(parts, (list, tuple)) else [])
 
+    try:
+        bound = inspect.signature(model.forward).bind(*args, **kwargs).arguments
+    except TypeError:
+        return []  # torch says it better
     if isinstance(shapes, Mapping):
-        named = {**dict(zip(_parameters(model, len(args)), args, strict=False)), **kwargs}
-        extra = inspect.signature(model.forward).parameters
+        flat = {k: v for name, value in bound.items() for k, v in ((name, value), *_keywords(model, name, value))}
         for name, spec in shapes.items():
-            if name in named:
-                visit(named[name], spec)
-            elif name in extra and extra[name].kind is inspect.Parameter.VAR_POSITIONAL:
-                visit(args[len(args) - len(spec) :], spec)
-            elif isinstance(spec, Mapping) and name in extra and extra[name].kind is inspect.Parameter.VAR_KEYWORD:
-                visit(kwargs, spec)
+            visit(flat.get(name), spec)
     else:
-        visit([*args, *kwargs.values()], shapes)
+        visit(list(bound.values()), shapes)
     return found
 
 
-def _parameters(model: torch.nn.Module, count: int) -> list[str]:
-    return [n for n in parameter_names(model, count) if "." not in n]
+def _keywords(model: torch.nn.Module, name: str, value: Any) -> list[tuple[str, Any]]:
+    """What ``**kwargs`` of ``forward`` holds, which torch lets a specification name directly."""
+    if inspect.signature(model.forward).parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+        return list(value.items())
+    return []
 
 
 def _varies(dim: Any) -> bool:

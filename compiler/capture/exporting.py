@@ -28,16 +28,25 @@ def quiet(debug: bool = False) -> Iterator[None]:
         logger for name, logger in logging.root.manager.loggerDict.items()
         if isinstance(logger, logging.Logger) and (name == "torch" or name.startswith("torch."))
     ]  # fmt: skip
-    before = [(logger, logger.level) for logger in loggers]
+    before = [(logger, logger.disabled) for logger in loggers]
+    handlers = {h for logger in loggers for h in logger.handlers}  # of loggers that appear meanwhile, too
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for logger in loggers:
-            logger.setLevel(logging.CRITICAL + 1)
+            logger.disabled = True
+        for handler in handlers:
+            handler.addFilter(_silent)
         try:
             yield
         finally:
-            for logger, level in before:
-                logger.setLevel(level)
+            for logger, disabled in before:
+                logger.disabled = disabled
+            for handler in handlers:
+                handler.removeFilter(_silent)
+
+
+def _silent(record: logging.LogRecord) -> bool:
+    return False
 
 
 @contextmanager

@@ -103,7 +103,8 @@ def capture(
         if traced is not None:
             notes.append("traced with sizes of 2 where the example has a varying size of 1")
         parameters = parameter_names(model, len(positional))
-        program = export(model, *(traced or (positional, keywords)), shapes, debug)
+        example = (positional, keywords) if traced is None else traced
+        program = export(model, example[0], example[1], shapes, debug)
     elif isinstance(model, (ExportedProgram, str, os.PathLike)):
         if dynamic_shapes is not None:
             raise UsageError(
@@ -262,9 +263,7 @@ class _Attempt:
                 )
             if spec.kind is OutputKind.USER_OUTPUT:
                 wanted.append(output)
-        leaves: list[Structure] = []
-        for output in wanted:
-            leaves.append(self._leaf(output))
+        leaves = [self._leaf(output) for output in wanted]
         structure = structure_of(self.program.call_spec.out_spec, lambda i: leaves[i])
         self.graph.symbols = dict(self.symbols.symbols)
         self.graph.sweep()
@@ -300,21 +299,21 @@ def _source_hash(program: ExportedProgram, graph: Graph) -> str:
     for ref in sorted(graph.constants):
         array = np.ascontiguousarray(graph.constants[ref])
         digest.update(f"{ref} {array.dtype} {array.shape}\n".encode())
-        digest.update(memoryview(array.reshape(-1)).cast("B") if array.size else b"")
+        digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
 def _examples(
     captured: Captured, args: tuple[Any, ...], kwargs: dict[str, Any], program: ExportedProgram
 ) -> dict[str, np.ndarray]:
-    leaves, spec = pytree.tree_flatten((args, kwargs))
+    leaves = pytree.tree_leaves((args, kwargs))
     if len(leaves) != len(program.graph_signature.user_inputs):
         if not args and not kwargs:
             return {}
         raise UsageError(
             f"the example has {len(leaves)} inputs, but the program takes {len(program.graph_signature.user_inputs)}"
         )
-    user = [a for a in program.graph_signature.user_inputs]
+    user = list(program.graph_signature.user_inputs)
     holders = {n.name: n for n in program.graph.nodes if n.op == "placeholder"}
     tensors = [
         leaf

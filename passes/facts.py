@@ -9,7 +9,7 @@ import numpy as np
 from ..compiler import dims
 from ..compiler.dims import Dim, Expr
 from ..compiler.graph import Graph, Value
-from ..compiler.types import DType
+from ..compiler.types import DType, bf16_to_float, float_to_bf16
 
 _DEPTH = 16
 _VIEWS = ("reshape", "expand", "transpose", "slice")
@@ -21,7 +21,7 @@ def uniform(graph: Graph, value: Value | None, depth: int = _DEPTH) -> float | i
         return None
     node = value.node
     if node.op == "full":
-        return node.attrs["value"]
+        return as_stored(node.attrs["value"], value.dtype)
     if node.op == "constant":
         array = graph.constants[node.attrs["ref"]]
         if array.size == 0 or value.dtype is DType.bf16 or (array.size > 1 and array.size > 1 << 16):
@@ -32,10 +32,20 @@ def uniform(graph: Graph, value: Value | None, depth: int = _DEPTH) -> float | i
         return uniform(graph, node.inputs[0], depth - 1)
     if node.op == "cast":
         inner = uniform(graph, node.inputs[0], depth - 1)
-        if inner is None or isinstance(inner, Expr):
-            return inner if value.dtype.is_integer else None
-        return np.array(inner).astype(value.dtype.numpy).item() if value.dtype is not DType.bf16 else None
+        if isinstance(inner, Expr):
+            return inner if value.dtype in (DType.i64, DType.i32) else None
+        return None if inner is None else as_stored(inner, value.dtype)
     return None
+
+
+def as_stored(number: float | int | bool | Dim, dtype: DType) -> float | int | bool | Dim:
+    """``number`` as an element of ``dtype`` holds it: 0.1 is another number in every float type."""
+    if isinstance(number, Expr):
+        return number
+    if dtype is DType.bf16:
+        return bf16_to_float(float_to_bf16(np.array(number, np.float32))).item()
+    with np.errstate(all="ignore"):  # what does not fit wraps or becomes infinite, as everywhere
+        return np.array(number).astype(dtype.numpy).item()
 
 
 def integer_range(graph: Graph, value: Value | None, depth: int = _DEPTH) -> tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""merge-linear: linears that read the same value and feed one attention (Q, K and V) become one linear."""
+"""merge-linear: linears that read the same value and are only looked at through views (Q, K and V) become one."""
 
 from __future__ import annotations
 
@@ -15,16 +15,14 @@ from .fusion import VIEWS
 from .precision import precision_of
 
 
-def _source_linear(value: Value | None) -> Node | None:
-    """The linear whose result reaches ``value`` through views alone."""
-    while value is not None and value.node is not None and value.node.op in VIEWS:
-        value = value.node.inputs[0]
-    return value.node if value is not None and value.node is not None and value.node.op == "linear" else None
+def _only_viewed(graph: Graph, value: Value) -> bool:
+    """Whether ``value`` is only ever read through views, so that no epilogue is lost when its linear grows wider."""
+    return bool(value.users) and value not in graph.outputs and all(u.op in VIEWS for u in value.users)
 
 
 @dataclass(frozen=True)
 class MergeLinear:
-    """Join the linears of Q, K and V that share their input: one pass over the input, one kernel, wider panels."""
+    """Join linears that share their input, as Q, K and V do: one pass over the input, one kernel, wider panels."""
 
     name: ClassVar[str] = "merge-linear"
     version: ClassVar[int] = 1
@@ -32,16 +30,14 @@ class MergeLinear:
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         hoist_constants(graph)
         merged = 0
-        for attention in [n for n in graph.nodes if n.op == "attention"]:
-            found = dict.fromkeys(_source_linear(v) for v in attention.inputs[:3])
-            by_input: dict[Value, list[Node]] = defaultdict(list)
-            for linear in found:
-                if linear is not None and linear.inputs[0] is not None:
-                    by_input[linear.inputs[0]].append(linear)
-            for linears in by_input.values():
-                if len(linears) > 1 and self._may_merge(graph, linears, context):
-                    self._merge(graph, linears)
-                    merged += 1
+        by_input: dict[Value, list[Node]] = defaultdict(list)
+        for node in graph.nodes:
+            if node.op == "linear" and node.inputs[0] is not None and _only_viewed(graph, node.output):
+                by_input[node.inputs[0]].append(node)
+        for linears in by_input.values():
+            if len(linears) > 1 and self._may_merge(graph, linears, context):
+                self._merge(graph, linears)
+                merged += 1
         if merged:
             context.note(f"{merged} groups of linears that share their input became one linear each")
         return PassResult(bool(merged))

@@ -55,11 +55,26 @@ def _reshape(graph: Graph, node: Node) -> Value | None:
         return _full(graph, node, inner.attrs["value"])
     if inner is not None and inner.op == "expand":
         return _reshape_of_expand(graph, node, inner)
+    if inner is not None and inner.op == "linear" and x.type.rank == 2 and x.use_count == 1:
+        return _unflattened_linear(graph, node, inner)
     if inner is not None and inner.op == "transpose":
         moved = [i for i, p in enumerate(inner.attrs["perm"]) if x.shape[i] != 1]
         if [inner.attrs["perm"][i] for i in moved] == sorted(inner.attrs["perm"][i] for i in moved):
             return _add(graph, node, "reshape", [inner.inputs[0]], shape=node.output.shape)
     return None
+
+
+def _unflattened_linear(graph: Graph, node: Node, linear: Node) -> Value | None:
+    """reshape(linear(x)) of flattened rows as linear(reshape(x)): what follows then has the shape of the residual stream."""
+    x, shape = linear.inputs[0], node.output.shape
+    assert x is not None
+    if len(shape) < 3 or shape[-1] != linear.output.shape[-1] or linear.output in graph.outputs:
+        return None
+    rows = _add(graph, node, "reshape", [x], shape=(*shape[:-1], x.shape[-1]))
+    return graph.insert(
+        "linear", [rows, *linear.inputs[1:]], linear.attrs, before=node, name=linear.name, location=linear.location,
+        sources=linear.sources, hint=node.output.name,
+    ).output  # fmt: skip
 
 
 def _reshape_of_expand(graph: Graph, node: Node, expand: Node) -> Value | None:
@@ -156,11 +171,9 @@ def _cast(graph: Graph, node: Node) -> Value | None:
     inner = x.node
     if inner is None:
         return None
-    if inner.op == "full" and dtype is not DType.bf16:
-        value = inner.attrs["value"]
-        if isinstance(value, Expr):
-            return _full(graph, node, value) if dtype.is_integer else None
-        return _full(graph, node, np.array(value).astype(dtype.numpy).item())
+    if inner.op == "full":
+        value = uniform(graph, node.output)
+        return None if value is None else _full(graph, node, value)
     if inner.op == "cast" and _widens(inner.inputs[0].dtype, x.dtype):  # type: ignore[union-attr]
         return _add(graph, node, "cast", [inner.inputs[0]], dtype=dtype)
     if inner.op == "expand":
@@ -315,7 +328,8 @@ def _unary(graph: Graph, node: Node) -> Value | None:
         and node.output.dtype is x.dtype
     ):
         return x.node.inputs[0] if x.node.inputs[0].dtype is x.dtype else None  # type: ignore[union-attr]
-    return _narrow_operands(graph, node)
+    narrowed = _narrow_operands(graph, node)
+    return _sink_reshape(graph, node) if narrowed is None else narrowed
 
 
 def _gather(graph: Graph, node: Node) -> Value | None:
@@ -351,6 +365,31 @@ def _take_along(graph: Graph, node: Node) -> Value | None:
     return None if known is None else _full(graph, node, known)
 
 
+def _linear(graph: Graph, node: Node) -> Value | None:
+    """linear(reshape(x)) as reshape(linear(x)) where the reshape only folds or splits rows."""
+    x = node.inputs[0]
+    assert x is not None
+    inner = x.node
+    if inner is None or inner.op != "reshape":
+        return None
+    source = inner.inputs[0]
+    assert source is not None
+    if source.type.rank < x.type.rank or source.type.rank < 2 or source.shape[-1] != x.shape[-1] or x.type.rank > 2:
+        return None
+    y = _add(graph, node, "linear", [source, *node.inputs[1:]], **node.attrs)
+    return _add(graph, node, "reshape", [y], shape=node.output.shape)
+
+
+def _sink_reshape(graph: Graph, node: Node) -> Value | None:
+    """unary(reshape(x)) as reshape(unary(x)), so that reshapes meet and cancel."""
+    x = node.inputs[0]
+    assert x is not None
+    if x.node is None or x.node.op != "reshape" or x.use_count > 1:
+        return None
+    y = _add(graph, node, node.op, [x.node.inputs[0]], **node.attrs)
+    return _add(graph, node, "reshape", [y], shape=node.output.shape)
+
+
 def _attention(graph: Graph, node: Node) -> Value | None:
     """Masks: drop what is always true or adds nothing, and read the source of an ``expand``."""
     mask = node.inputs[3] if len(node.inputs) > 3 else None
@@ -371,5 +410,5 @@ def _attention(graph: Graph, node: Node) -> Value | None:
 SIMPLIFY: dict[str, Simplify] = {
     "reshape": _reshape, "transpose": _transpose, "expand": _expand, "slice": _slice, "concat": _concat, "pad": _pad,
     "cast": _cast, "where": _where, "gather": _gather, "embedding": _gather, "take_along": _take_along,
-    "attention": _attention, **dict.fromkeys((*BINARY, *COMPARE), _binary), **dict.fromkeys(UNARY, _unary),
+    "attention": _attention, "linear": _linear, **dict.fromkeys((*BINARY, *COMPARE), _binary), **dict.fromkeys(UNARY, _unary),
 }  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,17 +10,16 @@ import numpy as np
 from ...codegen.program import Buffer, Launch, Port, Program, Ref
 from ...codegen.render import scratch_bytes
 from ...codegen.specs import KernelSpec, Storage
-from ...compiler.dims import Dim
+from ...compiler.dims import Dim, product
 from ...compiler.errors import LoweringError
 from ...compiler.graph import Graph, Node, Value
-from ...compiler.ops import cost
+from ...compiler.ops import Cost, cost
 from ...compiler.types import DType
+from ...passes.fusion import SOURCES, VIEWS
 from .lower_anchors import lower_attention, lower_linear, lower_matmul
 from .lower_rows import lower_lookup_elements, lower_rows
 from .regions import LOOKUPS, Region
 from .views import View, contiguous_strides
-
-_VIEWS = ("reshape", "transpose", "expand", "slice")
 
 
 class Lowering:
@@ -58,10 +56,16 @@ class Lowering:
         return value.dtype.value  # type: ignore[return-value]
 
     def view(self, value: Value) -> View:
-        """Where ``value`` lies; constants and generated values are brought to memory when first asked for."""
+        """Where ``value`` lies; views, constants and generated values come about when first asked for."""
         if value not in self.views:
             node = value.node
             assert node is not None
+            if node.op in VIEWS:
+                self._view_node(node)
+                return self.views[value]
+            if node.op in ("full", "arange"):
+                lower_rows(self, Region.of(node))
+                return self.views[value]
             if node.op != "constant":
                 raise LoweringError(f"{node!r} was not lowered")
             ref = node.attrs["ref"]
@@ -78,7 +82,7 @@ class Lowering:
         """
         size = value.type.elements * value.dtype.size
         slot = next(
-            (p for p in self.program.outputs if self.graph.outputs[self.program.outputs.index(p)] is value), None
+            (p for p, o in zip(self.program.outputs, self.graph.outputs, strict=True) if _behind(o) is value), None
         )
         if slot is not None and order is None and not self._written(slot.buffer):
             view = View.dense(slot.buffer, value.shape)
@@ -108,22 +112,28 @@ class Lowering:
 
     # -- launches -----------------------------------------------------------------------------------------------------
     def launch(
-        self, region: Region, spec: KernelSpec, pointers: Sequence[Ref], sizes: Sequence[Dim], precision: str = "f32"
-    ) -> None:
-        """Append a kernel call, with scratch if the kernel needs some."""
+        self, region: Region, spec: KernelSpec, pointers: Sequence[Ref], sizes: Sequence[Dim], precision: str = "f32",
+        moved: Dim | None = None,
+    ) -> None:  # fmt: skip
+        """Append a kernel call, with scratch if the kernel needs some.
+
+        Args:
+            moved: bytes, of a launch that only copies or fills; None counts the work of the region's owner.
+        """
         dims_: list[Dim] = list(sizes)
         private = scratch_bytes(spec, dims_, self.isa)
         scratch = None
         if private != 0:
             scratch = self.buffer(f"scratch{len(self.program.launches)}", "scratch", private)
         dims_.append(private)
-        total = cost(region.owner)
+        total = cost(region.owner) if moved is None else Cost(0, moved)
+        label = region.label if moved is None else "copy"
         self.program.launches.append(
             Launch(
                 spec,
                 tuple(pointers),
                 tuple(dims_),
-                region.label,
+                label,
                 scratch,
                 region.sources,
                 precision,
@@ -187,11 +197,13 @@ class Lowering:
         return program
 
     def _node(self, node: Node) -> None:
-        if node.op == "constant" or not any(v.use_count or v in self.graph.outputs for v in node.outputs):
+        if (
+            node.op in SOURCES
+            or node.op in VIEWS
+            or not any(v.use_count or v in self.graph.outputs for v in node.outputs)
+        ):
             return
-        if node.op in _VIEWS:
-            self._view_node(node)
-        elif node.op == "concat":
+        if node.op == "concat":
             self._concat(node)
         elif node.op == "pad":
             self._pad(node)
@@ -247,6 +259,13 @@ class Lowering:
         self.copy(self.view(source), inner, source.dtype, self.storage(source), node)
 
 
+def _behind(value: Value) -> Value:
+    """What ``value`` only reshapes: both lie in memory alike."""
+    while value.node is not None and value.node.op == "reshape" and value.node.inputs[0] is not None:
+        value = value.node.inputs[0]
+    return value
+
+
 def _varies_along_row(node: Node) -> bool:
     """Whether the ids of a lookup change along the last axis of the result, so that rows cannot be copied whole."""
     if node.op == "take_along":
@@ -286,7 +305,7 @@ def lower_rows_copy(
     width = dtype.size
     region = Region(owner, (owner,), {}, ())
     pointers = [low.ref(source, width), low.ref(to, width)]
-    low.launch(replace(region), program, pointers, sizes)
+    low.launch(region, program, pointers, sizes, moved=2 * product(to.shape) * width)
 
 
 def lower_fill(low: Lowering, view: View, value: Value, number: object, owner: Node) -> None:
@@ -294,7 +313,8 @@ def lower_fill(low: Lowering, view: View, value: Value, number: object, owner: N
     from .lower_rows import fill_program
 
     program, sizes = fill_program(view, value.dtype, number)
-    low.launch(Region(owner, (owner,), {}, ()), program, [low.ref(view, value.dtype.size)], sizes)
+    pointers = [low.ref(view, value.dtype.size)]
+    low.launch(Region(owner, (owner,), {}, ()), program, pointers, sizes, moved=value.type.bytes)
 
 
 def lower(graph: Graph, isa: str) -> Program:

@@ -13,6 +13,7 @@ from ...compiler.errors import LoweringError
 from ...compiler.graph import Node, Value
 from ...compiler.types import DType
 from ...passes.facts import sequence, uniform
+from ...passes.fusion import VIEWS
 from .regions import LOOKUPS, Region, row_space
 from .steps import REDUCING, Arg, StepWriter, domain
 from .views import View, collapse
@@ -80,17 +81,17 @@ class ProgramBuilder:
         if known is not None and not (isinstance(known, float) and known != known):
             self.writer.env[value] = self.number(known, value.dtype)
             return
-        if value not in self.low.views and value.node is not None and value.node.op == "arange":
-            self._positions(value)
+        if value not in self.low.views and self._positions(value):
             return
         view = self.low.view(value)
         number = self.operand(value, view)
         self.writer.env[value] = self.writer.emit("load", number, domain=domain(value.dtype))
 
-    def _positions(self, value: Value) -> None:
+    def _positions(self, value: Value) -> bool:
+        """Compute a sequence (``arange`` seen through views) from the position in the space; False if it is none."""
         run = sequence(self.low.graph, value)
-        if run is None:
-            raise LoweringError(f"the range {value} is not an integer sequence")
+        if run is None or not _generated(value):
+            return False
         axis = len(self.space) - value.type.rank + run.axis
         self.positional = True
         last = axis == len(self.space) - 1
@@ -102,6 +103,7 @@ class ProgramBuilder:
         if domain(value.dtype) != "i64":
             at = self.writer.emit("cast", at, domain=domain(value.dtype))
         self.writer.env[value] = at
+        return True
 
     def lookup(self, node: Node, outer: dict[Value, Value]) -> None:
         """An embedding or gather: rows of the table at ids that change only along outer axes."""
@@ -169,6 +171,13 @@ class ProgramBuilder:
                              len(self.extra))  # fmt: skip
         pointers = [self.low.ref(a.view, a.size) for a in self.accesses]
         return program, pointers, [*outer, inner, *tail, *self.extra]
+
+
+def _generated(value: Value) -> bool:
+    """Whether ``value`` is an ``arange`` seen through views, which no memory needs to hold."""
+    while value.node is not None and value.node.op in VIEWS and value.node.inputs[0] is not None:
+        value = value.node.inputs[0]
+    return value.node is not None and value.node.op == "arange"
 
 
 def _fold(sizes: list[Dim], strides: list[list[Dim]], merge_inner: bool) -> tuple[list[Dim], list[list[Dim]]]:

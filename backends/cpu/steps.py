@@ -7,12 +7,10 @@ contract fixes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from ...codegen.specs import Domain, Step
 from ...compiler.errors import LoweringError
 from ...compiler.graph import Node, Value
-from ...compiler.ops import BINARY, COMPARE
+from ...compiler.ops import COMPARE
 from ...compiler.types import DType
 
 Arg = str | int | float
@@ -21,6 +19,18 @@ REDUCING = frozenset({
     "layer_norm", "rms_norm", "softmax", "log_softmax", "quantize_dynamic", "reduce_sum", "reduce_mean", "reduce_max",
     "reduce_min", "reduce_prod", "reduce_any", "reduce_all",
 })  # fmt: skip
+
+_NARROW_INTEGERS = frozenset({DType.i8, DType.u8, DType.i16})  # computed in i32, so results must be wrapped
+#: Ops whose results need no rounding to the type of their operands: they are operands, or always fit.
+_EXACT = frozenset({
+    "neg", "abs", "relu", "sign", "floor", "ceil", "round", "trunc", "maximum", "minimum", "where", "cast", "clamp",
+    "reduce_max", "reduce_min", "reduce_any", "reduce_all", "bitwise_and", "bitwise_or", "bitwise_xor", "quantize",
+    "quantize_dynamic",
+})  # fmt: skip
+_LEAVES_THE_RANGE = frozenset({"neg", "abs"})  # of the smallest integer, or of an unsigned one
+_TRANSCENDENTAL = frozenset({"gelu", "silu", "sigmoid", "tanh", "erf", "exp"})  # have a low-precision class
+#: Attributes that follow the operand as arguments of the step.
+_NUMBERS = {"leaky_relu": ("slope",), "elu": ("alpha",), "softplus": ("beta", "threshold")}
 
 
 def domain(dtype: DType) -> Domain:
@@ -68,65 +78,79 @@ class StepWriter:
         special = getattr(self, f"_{node.op}", None)
         if special is not None:
             special(node)
-            return
-        args = [self.read(v) for v in node.inputs]
-        kind = domain(node.output.dtype)
-        if node.op in SPELLED:
-            self.env[node.output] = SPELLED[node.op](self, node, args)
-        elif node.op in ("gelu", "silu", "sigmoid", "tanh", "erf", "exp"):
-            mode = {"none": "erf"}.get(node.attrs.get("approximate", ""), node.attrs.get("approximate", ""))
-            if self.fast:
-                mode = f"{mode},fast" if mode else "fast"
-            self.env[node.output] = self.emit(node.op, *args, domain=kind, mode=mode)
-        elif node.op == "cast":
-            self.env[node.output] = self._converted(args[0], node.inputs[0].dtype, node.output.dtype)  # type: ignore[union-attr]
-        elif node.op in COMPARE or node.op in ("isnan", "isinf"):
-            self.env[node.output] = self.emit(node.op, *args, domain="bool")
         else:
-            self.env[node.output] = self.emit(node.op, *args, domain=kind)
-        if node.output.dtype in (DType.bf16, DType.f16) and node.op in BINARY:
-            self.env[node.output] = self.emit("cast", self.env[node.output], domain="f32", mode=node.output.dtype.value)
+            self.env[node.output] = self._elementwise(node, [self.read(v) for v in node.inputs])
+        for value in node.outputs:
+            narrow = value.dtype in (DType.bf16, DType.f16) or value.dtype in _NARROW_INTEGERS
+            exact = _EXACT if value.dtype.is_float else _EXACT - _LEAVES_THE_RANGE
+            if narrow and node.op not in exact and isinstance(self.env[value], str):
+                self.env[value] = self.emit("cast", self.env[value], domain=domain(value.dtype), mode=value.dtype.value)
+
+    def _elementwise(self, node: Node, args: list[Arg]) -> Arg:
+        kind = domain(node.output.dtype)
+        if node.op == "clamp":
+            return self._clamp_to(args[0], node.attrs["min"], node.attrs["max"], kind)
+        if node.op == "square":
+            return self.emit("mul", args[0], args[0], domain=kind)
+        if node.op == "cast":
+            return self._converted(args[0], node.inputs[0].dtype, node.output.dtype)  # type: ignore[union-attr]
+        if node.op in COMPARE or node.op in ("isnan", "isinf"):
+            return self.emit(node.op, *args, domain="bool")
+        numbers = [float(node.attrs[name]) for name in _NUMBERS.get(node.op, ())]
+        mode = str(node.attrs.get("approximate", ""))
+        mode = "erf" if mode == "none" else mode
+        if self.fast and node.op in _TRANSCENDENTAL:
+            mode = f"{mode},fast" if mode else "fast"
+        return self.emit(node.op, *args, *numbers, domain=kind, mode=mode)
+
+    def _clamp_to(self, x: Arg, low: Arg | None, high: Arg | None, kind: Domain) -> Arg:
+        if low is not None:
+            x = self.emit("maximum", x, low, domain=kind)
+        return x if high is None else self.emit("minimum", x, high, domain=kind)
 
     def _converted(self, x: Arg, source: DType, to: DType) -> Arg:
-        if to in (DType.bf16, DType.f16) and source not in (to,):
+        if to in (DType.bf16, DType.f16) and source is not to:
             return self.emit("cast", x, domain="f32", mode=to.value)
-        if domain(source) == domain(to) and to.size >= source.size:
+        if domain(source) == domain(to) and to.size >= source.size and (to.is_float or DType.u8 not in (source, to)):
             return x
-        return self.emit("cast", x, domain=domain(to), mode=to.value if to in (DType.i8, DType.u8, DType.i16) else "")
+        return self.emit("cast", x, domain=domain(to), mode=to.value if to in _NARROW_INTEGERS else "")
 
-    def _mean_of(self, total: Arg) -> str:
-        length = self.emit("cast", self.emit("length", domain="i64"), domain="f32")
-        return self.emit("div", total, length)
+    def _mean_of(self, total: Arg, kind: Domain) -> str:
+        length = self.emit("cast", self.emit("length", domain="i64"), domain=kind)
+        return self.emit("div", total, length, domain=kind)
 
     # -- composite ops ------------------------------------------------------------------------------------------------
     def _layer_norm(self, node: Node) -> None:
-        x = self.read(node.inputs[0])
-        centred = self.emit("sub", x, self._mean_of(self.emit("sum", x)))
-        variance = self._mean_of(self.emit("sum", self.emit("mul", centred, centred)))
-        y = self.emit("mul", centred, self.emit("rsqrt", self.emit("add", variance, float(node.attrs["eps"]))))
-        self.env[node.output] = self._affine(node, y)
+        x, kind = self.read(node.inputs[0]), domain(node.output.dtype)
+        centred = self.emit("sub", x, self._mean_of(self.emit("sum", x, domain=kind), kind), domain=kind)
+        self._normalise(node, centred, centred, kind)
 
     def _rms_norm(self, node: Node) -> None:
         x = self.read(node.inputs[0])
-        square = self._mean_of(self.emit("sum", self.emit("mul", x, x)))
-        y = self.emit("mul", x, self.emit("rsqrt", self.emit("add", square, float(node.attrs["eps"]))))
-        self.env[node.output] = self._affine(node, y)
+        self._normalise(node, x, x, domain(node.output.dtype))
 
-    def _affine(self, node: Node, y: str) -> str:
+    def _normalise(self, node: Node, x: Arg, deviation: Arg, kind: Domain) -> None:
+        """x over the root of the mean square of ``deviation``, times the weight, plus the bias."""
+        squares = self.emit("sum", self.emit("mul", deviation, deviation, domain=kind), domain=kind)
+        shifted = self.emit("add", self._mean_of(squares, kind), float(node.attrs["eps"]), domain=kind)
+        y = self.emit("mul", x, self.emit("rsqrt", shifted, domain=kind), domain=kind)
         for at, op in ((1, "mul"), (2, "add")):
             if len(node.inputs) > at and node.inputs[at] is not None:
-                y = self.emit(op, y, self.read(node.inputs[at]))
-        return y
+                y = self.emit(op, y, self.read(node.inputs[at]), domain=kind)
+        self.env[node.output] = y
 
     def _softmax(self, node: Node) -> None:
-        x = self.read(node.inputs[0])
-        e = self.emit("exp", self.emit("sub", x, self.emit("max", x)), mode="fast" if self.fast else "")
-        self.env[node.output] = self.emit("mul", e, self.emit("reciprocal", self.emit("sum", e)))
+        x, kind = self.read(node.inputs[0]), domain(node.output.dtype)
+        shifted = self.emit("sub", x, self.emit("max", x, domain=kind), domain=kind)
+        e = self.emit("exp", shifted, domain=kind, mode="fast" if self.fast else "")
+        inverse = self.emit("reciprocal", self.emit("sum", e, domain=kind), domain=kind)
+        self.env[node.output] = self.emit("mul", e, inverse, domain=kind)
 
     def _log_softmax(self, node: Node) -> None:
-        x = self.read(node.inputs[0])
-        shifted = self.emit("sub", x, self.emit("max", x))
-        self.env[node.output] = self.emit("sub", shifted, self.emit("log", self.emit("sum", self.emit("exp", shifted))))
+        x, kind = self.read(node.inputs[0]), domain(node.output.dtype)
+        shifted = self.emit("sub", x, self.emit("max", x, domain=kind), domain=kind)
+        total = self.emit("sum", self.emit("exp", shifted, domain=kind), domain=kind)
+        self.env[node.output] = self.emit("sub", shifted, self.emit("log", total, domain=kind), domain=kind)
 
     def _quantize_dynamic(self, node: Node) -> None:
         x = self.read(node.inputs[0])
@@ -137,13 +161,25 @@ class StepWriter:
         self.env[node.outputs[0]] = self.emit("quantize_i8", x, inverse, domain="i32")
 
     def _reduce(self, node: Node) -> None:
-        x, kind = self.read(node.inputs[0]), node.op[len("reduce_") :]
-        if kind == "mean":
-            self.env[node.output] = self._mean_of(self.emit("sum", x))
+        x, name, kind = self.read(node.inputs[0]), node.op[len("reduce_") :], domain(node.output.dtype)
+        if name == "mean":
+            self.env[node.output] = self._mean_of(self.emit("sum", x, domain=kind), kind)
         else:
-            self.env[node.output] = self.emit(kind, x, domain=domain(node.output.dtype))
+            self.env[node.output] = self.emit(name, x, domain=kind)
 
     _reduce_sum = _reduce_mean = _reduce_max = _reduce_min = _reduce_prod = _reduce_any = _reduce_all = _reduce
+
+    def _quantize(self, node: Node) -> None:
+        """clamp(round(x / scale) + zero point); NaN becomes the zero point."""
+        x, scale, *zeros = (self.read(v) for v in node.operands)
+        zero: Arg = self.emit("cast", zeros[0], domain="f32") if zeros else 0.0
+        steps = self.emit("add", self.emit("round", self.emit("div", x, scale)), zero)
+        steps = self.emit("where", self.emit("isnan", steps, domain="bool"), zero, steps)
+        low, high = {DType.i8: (-128.0, 127.0), DType.u8: (0.0, 255.0), DType.i16: (-32768.0, 32767.0)}[
+            node.output.dtype
+        ]
+        low = -127.0 if not zeros and node.output.dtype is DType.i8 else low
+        self.env[node.output] = self.emit("cast", self._clamp_to(steps, low, high, "f32"), domain="i32")
 
     def _dequantize(self, node: Node) -> None:
         q = self.emit("cast", self.read(node.inputs[0]), domain="f32")
@@ -153,54 +189,3 @@ class StepWriter:
 
     def _constant(self, node: Node) -> None:
         raise LoweringError(f"the constant {node.name or node.output.name} is no single number")
-
-
-def _clamp(w: StepWriter, node: Node, args: list[Arg]) -> Arg:
-    x, kind = args[0], domain(node.output.dtype)
-    if node.attrs["min"] is not None:
-        x = w.emit("maximum", x, node.attrs["min"], domain=kind)
-    if node.attrs["max"] is not None:
-        x = w.emit("minimum", x, node.attrs["max"], domain=kind)
-    return x
-
-
-def _positive_else(w: StepWriter, x: Arg, other: Arg) -> Arg:
-    return w.emit("where", w.emit("gt", x, 0.0, domain="bool"), x, other)
-
-
-def _leaky_relu(w: StepWriter, node: Node, args: list[Arg]) -> Arg:
-    return _positive_else(w, args[0], w.emit("mul", args[0], float(node.attrs["slope"])))
-
-
-def _elu(w: StepWriter, node: Node, args: list[Arg]) -> Arg:
-    return _positive_else(w, args[0], w.emit("mul", w.emit("expm1", args[0]), float(node.attrs["alpha"])))
-
-
-def _softplus(w: StepWriter, node: Node, args: list[Arg]) -> Arg:
-    scaled = w.emit("mul", args[0], float(node.attrs["beta"]))
-    soft = w.emit("div", w.emit("log1p", w.emit("exp", scaled)), float(node.attrs["beta"]))
-    return w.emit("where", w.emit("gt", scaled, float(node.attrs["threshold"]), domain="bool"), args[0], soft)
-
-
-def _mish(w: StepWriter, node: Node, args: list[Arg]) -> Arg:
-    x = args[0]
-    soft = w.emit("where", w.emit("gt", x, 20.0, domain="bool"), x, w.emit("log1p", w.emit("exp", x)))
-    return w.emit("mul", x, w.emit("tanh", soft))
-
-
-def _hard_sigmoid(w: StepWriter, node: Node, args: list[Arg]) -> Arg:
-    return w.emit("div", w.emit("minimum", w.emit("maximum", w.emit("add", args[0], 3.0), 0.0), 6.0), 6.0)
-
-
-def _hard_swish(w: StepWriter, node: Node, args: list[Arg]) -> Arg:
-    return w.emit("mul", args[0], _hard_sigmoid(w, node, args))
-
-
-def _square(w: StepWriter, node: Node, args: list[Arg]) -> Arg:
-    return w.emit("mul", args[0], args[0], domain=domain(node.output.dtype))
-
-
-SPELLED: dict[str, Callable[[StepWriter, Node, list[Arg]], Arg]] = {
-    "clamp": _clamp, "leaky_relu": _leaky_relu, "elu": _elu, "softplus": _softplus, "mish": _mish,
-    "hardsigmoid": _hard_sigmoid, "hardswish": _hard_swish, "square": _square,
-}  # fmt: skip

@@ -6,7 +6,7 @@ import fnmatch
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,13 +61,10 @@ class Resolution:
     conflicts: tuple[str, ...] = ()
 
     def by_source(self) -> dict[str, str]:
-        """Source name -> name of its precision, for every node that has a name: what passes look up in their context."""
-        found: dict[str, str] = {}
-        for node, precision in self.precisions.items():
-            for name in (node.name, *node.sources):
-                if name:
-                    found.setdefault(name, precision.name)
-        return found
+        """Source name -> name of its precision, for every linear and attention: what passes look up in their context."""
+        decided = {n: p.name for n, p in self.precisions.items() if kind_of(n.op) != "rest"}
+        merged = {source: name for node, name in decided.items() for source in node.sources}
+        return {**merged, **{node.name: name for node, name in decided.items() if node.name}}
 
 
 @dataclass(frozen=True)
@@ -78,8 +75,9 @@ class Plan:
 
     # -- reading -----------------------------------------------------------------------------------------------------
     @staticmethod
-    def of(given: Plan | str | Path | Mapping[str, Any] | None) -> Plan:
-        """A plan from what a user hands in: None (f32), a precision, ``{glob: precision}``, a TOML file, or a plan.
+    def of(given: Plan | Precision | str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None) -> Plan:
+        """A plan from what a user hands in: None (f32), a precision, ``{glob: precision}``, a TOML file, a plan, or what
+        :meth:`to_data` gave.
 
         Raises:
             UsageError: it is none of these; or a precision is unknown (the nearest is named).
@@ -102,6 +100,8 @@ class Plan:
                             f"{pattern!r} is no pattern of source names", "write {'encoder.layer.0.*': 'bf16'}"
                         )
                 return Plan(tuple(Rule(pattern, precision_from(value)) for pattern, value in given.items()))
+            case list() | tuple():
+                return Plan(tuple(_rule(i, rule) for i, rule in enumerate(given)))
         raise UsageError(
             f"{given!r} is no precision", "give a name such as 'w8a8-dynamic', a mapping of patterns, or a TOML file"
         )
@@ -162,12 +162,7 @@ class Plan:
         rules = data.get("rule", [])
         if set(data) - {"version", "rule"} or not isinstance(rules, list):
             raise UsageError(f"it holds {', '.join(sorted(data))}", "it holds version and [[rule]] entries")
-        found = []
-        for i, rule in enumerate(rules):
-            if not isinstance(rule, dict) or set(rule) != {"match", "precision"} or not isinstance(rule["match"], str):
-                raise UsageError(f"rule {i + 1} must have exactly `match` and `precision`")
-            found.append(Rule(rule["match"], precision_from(rule["precision"])))
-        return Plan(tuple(found))
+        return Plan(tuple(_rule(i, rule) for i, rule in enumerate(rules)))
 
     # -- writing -----------------------------------------------------------------------------------------------------
     def to_toml(self) -> str:
@@ -258,6 +253,12 @@ class Plan:
         for rule, kinds in expansions.items():
             recorded.setdefault(rule.pattern, {str(kind): p.name for kind, p in kinds.items()})
         return Resolution(precisions, recorded, tuple(conflicts))
+
+
+def _rule(number: int, data: Any) -> Rule:
+    if not isinstance(data, Mapping) or set(data) != {"match", "precision"} or not isinstance(data["match"], str):
+        raise UsageError(f"rule {number + 1} must have exactly `match` and `precision`")
+    return Rule(data["match"], precision_from(data["precision"]))
 
 
 def _source_names(graph: Graph) -> list[str]:

@@ -17,7 +17,7 @@ GROUP = "planish.passes"
 
 
 def registered_passes(
-    built_in: Iterable[type] | Mapping[str, type] = (), points: Iterable[EntryPoint] | None = None
+    built_in: Iterable[type] | Mapping[str, Any] = (), points: Iterable[EntryPoint] | None = None
 ) -> dict[str, type]:
     """Every pass that a pipeline's text can name: its name and its class.
 

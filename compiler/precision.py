@@ -124,8 +124,7 @@ def kind_of(op: str) -> Kind:
     """Which part of a shorthand decides about ``op``."""
     if op in ("linear", "qlinear", "conv"):
         return "linear"
-    # a plan is resolved before attention is recognised: its products and its softmax stand for it
-    return "attention" if op in ("attention", "matmul", "softmax") else "rest"
+    return "attention" if op == "attention" else "rest"
 
 
 def expand(precision: Precision, capabilities: Capabilities) -> dict[Kind, Precision]:

@@ -33,7 +33,7 @@ def digest(array: np.ndarray) -> str:
     if key in _digests and _digests[key][0]() is array:
         return _digests[key][1]
     sha = hashlib.sha256(f"{array.dtype.str}{list(array.shape)}".encode())
-    sha.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    sha.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     text = "sha256:" + sha.hexdigest()[:16]
     if array.size >= 1 << 16:
         _digests[key] = (weakref.ref(array, lambda _: _digests.pop(key, None)), text)

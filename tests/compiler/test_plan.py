@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ def test_what_a_plan_is_read_from(tmp_path: Path) -> None:
     assert Plan.of({"encoder.*": "bf16", "*": "w8a8-dynamic"}) == both
     assert Plan.of(file) == Plan.of(str(file)) == Plan.of(both) == both
     assert Plan.of_arguments(["w8a8-dynamic", "encoder.*=bf16"]) == both
+    assert Plan.of(json.loads(json.dumps(both.to_data()))) == both
     assert Plan.of(None) == Plan() == Plan.of_arguments([])
     assert Plan.of("bf16") == Plan.of(PRECISIONS["bf16"]) == Plan((Rule("*", PRECISIONS["bf16"]),))
     assert [str(p) for p in (both, Plan(), Plan.of("bf16"))] == ["encoder.*=bf16, *=w8a8-dynamic", "f32", "bf16"]
@@ -137,6 +139,8 @@ def test_plan_files_that_cannot_be_read(tmp_path: Path) -> None:
         (3, "3 is no precision"),
         ({3: "bf16"}, "3 is no pattern of source names"),
         ({"*": 3}, "3 is no precision"),
+        ([{"match": "*"}], "rule 1 must have exactly `match` and `precision`"),
+        (["bf16"], "rule 1 must have exactly `match` and `precision`"),
     ],
 )
 def test_what_is_no_plan(given: Any, message: str) -> None:
@@ -156,7 +160,7 @@ def test_wrong_arguments() -> None:
 def test_a_shorthand_expands_by_kind_of_op() -> None:
     names = by_name(Plan.of("w8a8-dynamic"))
     assert names["encoder.layer.0.dense"] == "w8a8-dynamic"
-    assert names["encoder.layer.0.self"] == "bf16" and names["encoder.layer.0.norm"] == "f32"
+    assert names["encoder.layer.0.self"] == "bf16" and "encoder.layer.0.norm" not in names
     assert by_name(Plan.of("w8a8-dynamic"), WITHOUT)["encoder.layer.0.self"] == "f32"
     assert set(by_name(Plan()).values()) == set(by_name(Plan.of("f32")).values()) == {"f32"}
 
@@ -168,6 +172,10 @@ def test_the_expansion_is_recorded() -> None:
         "*": {"linear": "w8a8-dynamic", "attention": "f32", "rest": "f32"},
     }
     assert resolution.conflicts == ()
+    assert {n.name: p.name for n, p in resolution.precisions.items() if n.op == "layer_norm"} == {
+        "encoder.layer.0.norm": "f32",
+        "encoder.layer.1.norm": "f32",
+    }
 
 
 def test_the_first_match_wins() -> None:

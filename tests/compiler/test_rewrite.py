@@ -123,7 +123,7 @@ def test_operand_orders_and_spellings_of_a_constant(first: str, last: str, const
 def test_constants_match_within_the_rounding_of_their_type(dtype: DType) -> None:
     graph = Graph()
     x = graph.add_input("x", TensorType(dtype, (4,)))
-    rounded = float_to_bf16(np.float32(1.702)) if dtype is DType.bf16 else np.float16(1.702)
+    rounded = float_to_bf16(np.array(1.702, np.float32)) if dtype is DType.bf16 else np.float16(1.702)
     k = graph.add_constant(np.asarray(rounded), "k", dtype)
     s = graph.insert("sigmoid", [graph.insert("mul", [x, k]).output]).output
     graph.outputs = [graph.insert("mul", [x, s]).output]

@@ -56,7 +56,7 @@ def test_round_trip(graph: Graph) -> None:
 @settings(max_examples=30)
 def test_a_parsed_graph_can_grow(graph: Graph) -> None:
     again = parse_graph(print_graph(graph), constants_of(graph))
-    again.add_constant(np.float32(1), "w")
+    again.add_constant(np.array(1, np.float32), "w")
     again.outputs.append(again.insert("neg", [again.inputs[0]]).output)
     verify(again)
 

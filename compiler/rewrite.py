@@ -26,21 +26,9 @@ import numpy as np
 
 from .errors import PassError, PlanishError
 from .graph import Attrs, Graph, Node, Value
+from .matcher import DATA_OPS, Bindings, Matcher, Miss, place, scalar
 from .pass_protocol import Note, PassContext, PassResult
-from .pattern import (
-    DATA_OPS,
-    Bindings,
-    Matcher,
-    Miss,
-    Number,
-    Pattern,
-    PatternOps,
-    Var,
-    heads,
-    place,
-    scalar,
-    variables,
-)
+from .pattern import Number, Pattern, PatternOps, Var, heads, variables
 from .types import DType, float_to_bf16
 
 __all__ = ["Builder", "Match", "Miss", "Result", "RewriteRule", "RuleSet", "apply_rules"]

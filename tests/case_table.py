@@ -1,0 +1,55 @@
+"""A table of sketches: the decorated functions of a test file, each compiled once and checked at several sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+
+from graph_harness import Compiled, Env, Sketch, compile_sketches
+
+from planish.compiler.graph import Value
+
+#: Sizes at which every case runs: usual ones, ones, primes, and no rows at all.
+SIZES: tuple[Env, ...] = ({"b": 3, "s": 5}, {"b": 1, "s": 1}, {"b": 2, "s": 67}, {"b": 0, "s": 3})
+
+Write = Callable[[Sketch], "Value | Sequence[Value]"]
+
+
+class Table:
+    """Cases by name. ``@table.case`` adds a function that writes a graph and returns its outputs."""
+
+    def __init__(self) -> None:
+        self.sketches: dict[str, Sketch] = {}
+
+    def add(self, name: str, write: Write) -> None:
+        """Add a case."""
+        assert name not in self.sketches, name
+        sketch = Sketch()
+        outputs = write(sketch)
+        sketch.output(*([outputs] if isinstance(outputs, Value) else outputs))
+        self.sketches[name] = sketch
+
+    def case(self, write: Write) -> Write:
+        """Add a case under the function's name."""
+        self.add(write.__name__, write)
+        return write
+
+    def each(self, **variants: object) -> Callable[[Callable[..., Value | Sequence[Value]]], None]:
+        """Add a case per keyword: the function gets the keyword's value as its second argument."""
+
+        def add(write: Callable[..., Value | Sequence[Value]]) -> None:
+            for key, value in variants.items():
+                self.add(f"{write.__name__}_{key}", lambda g, value=value: write(g, value))  # type: ignore[misc]
+
+        return add
+
+    @cache  # noqa: B019 - tables live as long as the test process
+    def compiled(self, level: str, precision: str | None = None) -> Compiled:
+        """All cases, compiled for a level."""
+        return compile_sketches(self.sketches, level, precision=precision)
+
+    def check(self, name: str, level: str, sizes: Sequence[Env] = SIZES, slack: float = 1.0) -> None:
+        """Compare one case with the interpreter at every size."""
+        compiled = self.compiled(level)
+        for env in sizes:
+            compiled.check(name, env, slack=slack)

@@ -67,7 +67,6 @@ struct alignas(64) Worker {
   std::atomic<Job*> mail;
   std::atomic<uint32_t> asleep;  // futex word
   int32_t number;                // as the kernel sees it; written by the owner of the reservation
-  int32_t index;
 };
 
 // One per context.
@@ -109,9 +108,6 @@ void drain(const Job& job, int32_t me) {
 
 void* worker_main(void* argument) {
   Worker& self = *static_cast<Worker*>(argument);
-  char name[16];
-  snprintf(name, sizeof name, "planish-%d", self.index + 1);
-  pthread_setname_np(pthread_self(), name);
   for (;;) {
     const int64_t deadline = now() + kSpinNanoseconds;
     for (unsigned turn = 1;; ++turn) {
@@ -151,7 +147,6 @@ void grow() {
   int32_t count = pool.count.load(std::memory_order_relaxed);
   while (count < pool.target.load(std::memory_order_relaxed)) {
     Worker& worker = pool.workers[count];
-    worker.index = count;
     worker.mail.store(kEmpty, std::memory_order_relaxed);
     worker.asleep.store(0, std::memory_order_relaxed);
     pthread_t thread;
@@ -159,6 +154,9 @@ void grow() {
       pool.target.store(count, std::memory_order_relaxed);  // the limit of the process: live with what there is
       break;
     }
+    char name[16];
+    snprintf(name, sizeof name, "planish-%d", count + 1);
+    pthread_setname_np(thread, name);
     pool.idle[count / 64].fetch_or(UINT64_C(1) << (count % 64), std::memory_order_release);
     pool.count.store(++count, std::memory_order_relaxed);
   }

@@ -61,6 +61,12 @@ BODIES: dict[str, str] = {
         }, &call);""",
     # counter += 1; out = counter
     "count": "int64_t* s = (int64_t*)p[0]; *s += 1; *(int64_t*)p[1] = *s;",
+    # waits (ten seconds at most) until the input is set by another thread; out = whether it was
+    "gate": """
+        volatile const int64_t* gate = (volatile const int64_t*)p[0];
+        const int64_t limit = (int64_t)time(nullptr) + 10;
+        while (*gate == 0 && (int64_t)time(nullptr) < limit) {}
+        *(int64_t*)p[1] = *gate;""",
     # widths of the call: out = workers
     "workers": "*(int64_t*)p[0] = host->workers;",
     "nothing": "",
@@ -68,7 +74,7 @@ BODIES: dict[str, str] = {
 
 
 def fake_preamble(isa: str) -> str:
-    return "#include <stdint.h>\n#include <string.h>\n"
+    return "#include <stdint.h>\n#include <string.h>\n#include <time.h>\n"
 
 
 def fake_kernel(spec: KernelSpec, isa: str) -> str:

@@ -9,10 +9,12 @@ from ctypes import c_int64
 from pathlib import Path
 
 import numpy as np
-import planish
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from unit_harness import BATCH, SEQ, Builder, affine_program, build_unit, chain_program, named, save, source_of
+
+import planish
 from planish.backends.cpu import toolchain
 from planish.codegen import memory
 from planish.codegen.program import Buffer, Launch, Port, Program, Ref
@@ -21,7 +23,6 @@ from planish.compiler.dims import Dim, dim_max, dim_min, evaluate, floordiv, mod
 from planish.compiler.errors import LoweringError
 from planish.compiler.types import DType
 from planish.runtime.model import Model
-from unit_harness import BATCH, SEQ, Builder, affine_program, build_unit, chain_program, named, save, source_of
 
 
 def offsets_in_c(model: Model, buffers: int, **symbols: int) -> tuple[int, list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -40,6 +41,7 @@ def bench(
     Percentiles, throughput, peak memory; for each kernel its time, operations, bytes and share of the machine's limit.
     """
     source = load_source(against) if against else None
+    load = os.getloadavg()[0]
     with open_model(artifact, threads, concurrency) as model:
         signature = Signature.of(model.manifest)
         wanted = parse_dims(dims)
@@ -56,6 +58,7 @@ def bench(
         "artifact": str(artifact),
         "sizes": sizes,
         "threads": used,
+        "load": load,
         "latency": {name: t.as_dict() for name, t in times.items()},
         "throughput": {"concurrency": concurrency, "calls_per_second": throughput},
         "memory": measure_memory(artifact, sizes, threads),
@@ -178,6 +181,9 @@ def show(document: dict[str, Any], times: dict[str, Times]) -> None:
     facts.append(("peaks", f"int8 {rate(measured['i8'], 'op/s')}, bf16 {rate(measured['bf16'], 'op/s')}, f32 "
                            f"{rate(measured['f32'], 'op/s')}; reading "
                            + ", ".join(f"{rate(r, 'B/s')} ({size(c)})" for c, r in measured["bandwidth"])))  # fmt: skip
+    if document["load"] > (os.cpu_count() or 1):
+        busy = f"the load is {document['load']:.1f} on {os.cpu_count()} cores: other programs make these times longer"
+        facts.append(("busy", busy))
     print_facts(facts)
     groups = grouped(document["kernels"])
     total = sum(g["seconds"] for g in groups) or 1.0

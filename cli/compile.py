@@ -66,7 +66,7 @@ def compile_model(
     from ..driver import compile as compile_source
 
     start = time.perf_counter()
-    with export_log(shown=debug), progress(silent=json) as report:
+    with progress(silent=json) as report:
         artifact = compile_source(
             source.model,
             source.args,
@@ -155,23 +155,3 @@ def progress(silent: bool) -> Iterator[Callable[[str, int, int], None] | None]:
                 status.update(f"{what} ({done + 1} of {total})" if total else what)
 
         yield report
-
-
-@contextlib.contextmanager
-def export_log(shown: bool) -> Iterator[None]:
-    """Keep torch's own log and warnings away from the user; planish says what is wrong in a sentence."""
-    if shown:
-        yield
-        return
-    import logging
-    import warnings
-
-    logger = logging.getLogger("torch")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(before)

@@ -106,7 +106,9 @@ def scratch_bytes(spec: LinearSpec, dims: Sequence[Dim], isa: str) -> Dim:
     """
     n, k = dims[1], dims[2]
     if not isinstance(n, int) or not isinstance(k, int):
-        raise LoweringError(f"a linear of {n} x {k} has a weight of unknown shape", "weights are packed at compile time")
+        raise LoweringError(
+            f"a linear of {n} x {k} has a weight of unknown shape", "weights are packed at compile time"
+        )
     lanes = LANES[isa]
     room = max(c + e * -(-size // lanes) * lanes for (c, e), size in zip(_rooms(spec, isa), (k, n), strict=True))
     row = 0
@@ -141,7 +143,9 @@ def render(spec: LinearSpec, isa: str, name: str) -> str:
         LoweringError: a step has no kernel, the tile reduces, or an int8 row is too long for int32 sums.
     """
     if spec.compute == "w8a8" and spec.k is not None and spec.k > MAX_K_INT8:
-        raise LoweringError(f"an int8 linear over {spec.k} inputs could overflow its int32 sums", f"limit: {MAX_K_INT8}")
+        raise LoweringError(
+            f"an int8 linear over {spec.k} inputs could overflow its int32 sums", f"limit: {MAX_K_INT8}"
+        )
     quantized = spec.compute == "w8a8"
     programs = (("a", spec.prologue), ("t", spec.tile), ("r", spec.row))
     declarations: list[str] = []
@@ -196,5 +200,7 @@ def _tile(spec: LinearSpec, names: list[Declared], extra: list[str]) -> list[str
     return emit_lanes(spec.tile, context, {-1: Operand("f32")} if spec.row is not None else {})
 
 
-def _row_context(program: RowProgram, names: list[Declared], extra: list[str], own: dict[int | str, Place], length: str) -> Context:
+def _row_context(
+    program: RowProgram, names: list[Declared], extra: list[str], own: dict[int | str, Place], length: str
+) -> Context:
     return Context(places={**_places(program, names), **own}, length=length, outer=["row"], extra=extra, scratch="room")

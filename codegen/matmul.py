@@ -48,8 +48,8 @@ def render(spec: MatmulSpec, isa: str, name: str) -> str:
         kind = f"{'' if number in stores else 'const '}{ELEMENT[operand.dtype]}*"
         declarations.append(f"{kind} const {label} = ({kind})p[{3 + number}];")
         strides = tuple(f"{label}_s{axis}" for axis in range(rank + 1))
-        for text in (*strides, f"{label}_inner"):
-            declarations.append(f"const int64_t {text} = d[{dim}];")
+        for stride in (*strides, f"{label}_inner"):
+            declarations.append(f"const int64_t {stride} = d[{dim}];")
             dim += 1
         names.append(Declared(operand, label, strides, f"{label}_inner"))
     extra = [f"d{i}" for i in range(spec.tile.extra_dims)]

@@ -40,7 +40,7 @@ def _pack(weight: np.ndarray, compute: str, isa: str) -> np.ndarray:
     if n % lanes or k % step:
         weight = np.pad(weight, ((0, -n % lanes), (0, -k % step)))
     # One element per dot-product group, so that the transposition moves whole groups.
-    group = np.dtype(f"u{step * weight.itemsize}")
+    group: np.dtype = np.dtype(f"u{step * weight.itemsize}")
     grid = weight.view(group).reshape(vectors, lanes, steps)
     whole = vectors // shape.vectors
     packed = np.empty(vectors * lanes * steps, dtype=group)

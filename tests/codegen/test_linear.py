@@ -174,7 +174,10 @@ def test_tiles_leave_registers_for_their_operands() -> None:
 @pytest.mark.parametrize("file", ["test_linear.py", "test_linear_fused.py", "test_matmul.py"])
 def test_under_sanitizers(file: str) -> None:
     """The tests of generated products again, with the kernels built for the address and undefined-behaviour sanitizers."""
-    runtimes = [subprocess.check_output(["g++", f"-print-file-name={lib}"], text=True).strip() for lib in ("libasan.so", "libubsan.so")]
+    runtimes = [
+        subprocess.check_output(["g++", f"-print-file-name={lib}"], text=True).strip()
+        for lib in ("libasan.so", "libubsan.so")
+    ]
     if not all(Path(lib).is_absolute() for lib in runtimes):
         pytest.skip("the sanitizers' run-time libraries are not installed")
     environment = {

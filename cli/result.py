@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ class Measured:
         judged: sizes at which quality was measured: those of the example.
         cosine, min_cosine, max_abs: of the worst output; ``min_cosine`` is that of the worst row.
         source_bytes: what the parameters and buffers of the source take.
+        busy: whether more wanted to run than there are cores, so that the times are too long.
     """
 
     why_not: str = ""
@@ -39,6 +41,7 @@ class Measured:
     min_cosine: float = 0.0
     max_abs: float = 0.0
     source_bytes: int = 0
+    busy: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """The same as JSON-able data."""
@@ -51,11 +54,11 @@ class Measured:
         threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
         faster = self.pytorch / self.planish
         quality = f"cosine {self.cosine:.6f} with the float source on its example ({self.judged})"
+        speed = f"{seconds(self.planish)} a call at {self.sizes} with {threads}; PyTorch {seconds(self.pytorch)} ({faster:.1f}x)"
+        if self.busy:
+            speed += "\nother programs are running, so both times are too long: planish bench tells more"
         return [
-            (
-                "speed",
-                f"{seconds(self.planish)} a call at {self.sizes} with {threads}; PyTorch {seconds(self.pytorch)} ({faster:.1f}x)",
-            ),
+            ("speed", speed),
             ("quality", f"{quality}, worst row {self.min_cosine:.6f}, largest difference {self.max_abs:.3g}"),
         ]
 
@@ -63,6 +66,7 @@ class Measured:
 def measure_result(path: Path, source: Source) -> Measured:
     """Load the file, run it beside its source for a second, compare their outputs."""
     weights = _source_bytes(source)
+    busy = os.getloadavg()[0] > (os.cpu_count() or 1)
     try:
         model = open_model(path)
     except PlanishError as error:  # compiled for another machine
@@ -94,6 +98,7 @@ def measure_result(path: Path, source: Source) -> Measured:
         min_cosine=min((d.min_cosine for d in found), default=1.0),
         max_abs=max((d.max_abs for d in found), default=0.0),
         source_bytes=weights,
+        busy=busy,
     )
 
 

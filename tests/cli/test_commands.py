@@ -199,6 +199,21 @@ def test_verify_misses_its_bar_with_another_model(
     assert "max abs of" in json.loads(capsys.readouterr().out)["missed"][0]
 
 
+def test_an_exported_program_from_a_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    from planish.cli.source import load_source
+
+    source = load_source(f"{folder}/net.py:model")
+    program = torch.export.export(*source.eager()[:2], dynamic_shapes=source.dynamic_shapes)
+    torch.export.save(program, folder / "saved.pt2")
+    path = folder / "saved.planish"
+    assert call(capsys, "compile", folder / "saved.pt2", "-o", path)["measured"]["cosine"] > 0.99999
+    assert call(capsys, "verify", path, "--against", folder / "saved.pt2")["passed"]
+    (folder / "text.pt2").write_text("hello")
+    assert "is no model" in fails(capsys, 1, "compile", folder / "text.pt2", "-o", path)[0]
+
+
 def test_a_rule_from_a_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = folder / "rule.planish"
     found = call(

@@ -15,7 +15,7 @@ import numpy as np
 from ...codegen.linear import LAYOUT_VERSION, MAX_K_INT8, STEP, tile_shape
 from ...compiler.errors import LoweringError
 
-_DTYPES = {"f32": np.dtype(np.float32), "bf16": np.dtype(np.uint16), "w8a8": np.dtype(np.int8)}
+_DTYPES: dict[str, np.dtype] = {"f32": np.dtype(np.float32), "bf16": np.dtype(np.uint16), "w8a8": np.dtype(np.int8)}
 
 
 def layout_name(compute: str, isa: str) -> str:

@@ -185,7 +185,7 @@ def test_under_sanitizers(file: str) -> None:
     }  # fmt: skip
     here = Path(__file__).parent
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(here / file), "-k", "not slow"],
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(here / file), "-m", "not slow"],
         env=environment, cwd=here.parent.parent, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,14 +55,13 @@ class Time:
     """Seconds and node counts per pass: ``rows`` holds (pass, seconds, nodes before, nodes after)."""
 
     rows: list[tuple[str, float, int, int]] = field(default_factory=list)
-    _start: float = 0.0
     _nodes: int = 0
 
     def before(self, p: Pass, graph: Graph) -> None:
-        self._nodes, self._start = len(graph), time.perf_counter()
+        self._nodes = len(graph)
 
     def after(self, p: Pass, graph: Graph, result: PassResult) -> None:
-        self.rows.append((p.name, time.perf_counter() - self._start, self._nodes, len(graph)))
+        self.rows.append((p.name, result.seconds, self._nodes, len(graph)))
 
     def __str__(self) -> str:
         width = max((len(row[0]) for row in self.rows), default=0)

@@ -34,10 +34,12 @@ class Note:
 
 @dataclass(frozen=True)
 class PassResult:
-    """What a pass did: whether the graph changed, and the notes that explain its decisions."""
+    """What a pass did: whether the graph changed, the notes that explain its decisions, and the seconds it took (filled in
+    by the pipeline, instruments not counted)."""
 
     changed: bool
     notes: tuple[Note, ...] = ()
+    seconds: float = 0.0
 
 
 @dataclass

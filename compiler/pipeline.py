@@ -251,7 +251,8 @@ class Pipeline:
                 instrument.before(p, graph)
             began, first = time.perf_counter(), len(context.notes)
             result = _run_one(p, graph, context)
-            seconds.append((p.name, time.perf_counter() - began))
+            result = replace(result, seconds=time.perf_counter() - began)
+            seconds.append((p.name, result.seconds))
             context.notes[first:] = [
                 n if n.by else replace(n, by=p.name) for n in (*context.notes[first:], *result.notes)
             ]

@@ -154,7 +154,7 @@ void grow() {
       pool.target.store(count, std::memory_order_relaxed);  // the limit of the process: live with what there is
       break;
     }
-    char name[16];
+    char name[24];  // the kernel takes 15 characters; there are at most 256 workers
     snprintf(name, sizeof name, "planish-%d", count + 1);
     pthread_setname_np(thread, name);
     pool.idle[count / 64].fetch_or(UINT64_C(1) << (count % 64), std::memory_order_release);

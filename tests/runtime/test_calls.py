@@ -84,7 +84,7 @@ def test_read_only_and_unaligned_inputs(affine: Model) -> None:
 
 
 def test_subclasses_and_scalars_of_numpy(affine: Model) -> None:
-    np.testing.assert_array_equal(affine(np.matrix(X)), 2 * X + 1)
+    np.testing.assert_array_equal(affine(X.view(np.recarray)), 2 * X + 1)
     np.testing.assert_array_equal(affine(np.ma.masked_array(X)), 2 * X + 1)
 
 

@@ -56,11 +56,10 @@ def test_parallel_calls_get_their_own_memory(tmp_path: Path) -> None:
             rng = np.random.default_rng(seed)
             for _ in range(40):
                 x = rng.normal(size=int(rng.integers(1, 5000))).astype(np.float32)
-                y = x
-                for i in range(6):
-                    y = y * np.float32(2) + np.float32(1)
-                    first = y if i == 0 else first  # noqa: F821
-                np.testing.assert_array_equal(model(x)["y"], first + y)
+                values = [x]
+                for _ in range(6):
+                    values.append(values[-1] * np.float32(2) + np.float32(1))
+                np.testing.assert_array_equal(model(x)["y"], values[1] + values[-1])
 
         with ThreadPoolExecutor(6) as pool:  # more callers than contexts: the rest wait
             list(pool.map(call, range(6)))

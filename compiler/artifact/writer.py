@@ -1,0 +1,221 @@
+"""Putting an artifact together."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ..errors import PlanishError
+from . import format, manifest
+from .format import FILE_ALIGNMENT, HOST_ABI, WEIGHT_ALIGNMENT
+from .provenance import hash_bytes, required_glibc
+
+
+@dataclass(frozen=True)
+class UnitPart:
+    """One variant of the model.
+
+    Attributes:
+        name: for example ``cpu-avx512-bf16``; names its members.
+        binary: the shared object.
+        source: the text it was built from.
+        description: what ``codegen.unit.describe`` says of the program.
+        weights: the packed constants, in the order of the description's index.
+        machine: architecture as ``uname -m`` says.
+        cpu_flags: features the CPU has to list.
+        compiler_flags: how it was built.
+    """
+
+    name: str
+    binary: bytes
+    source: str
+    description: Mapping[str, Any]
+    weights: Sequence[np.ndarray]
+    machine: str = "x86_64"
+    cpu_flags: Sequence[str] = ()
+    compiler_flags: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class HostPart:
+    """The thread pool for one architecture."""
+
+    binary: bytes
+    source: str
+    machine: str = "x86_64"
+
+
+@dataclass(frozen=True)
+class Package:
+    """Everything that goes into an artifact. ``save`` writes it; equal packages give equal files.
+
+    Attributes:
+        name: the model's name.
+        units: variants in the order of preference; the loader takes the first that runs.
+        hosts: thread pools, one per architecture.
+        structure: how the outputs nest.
+        plan, pipeline, passes, ops, tools, source, calibration, absent_inputs: see ``manifest.py``.
+        report: measured figures; not part of the digest.
+    """
+
+    name: str
+    units: Sequence[UnitPart]
+    hosts: Sequence[HostPart]
+    structure: Mapping[str, Any]
+    plan: Any = None
+    pipeline: str = ""
+    passes: Mapping[str, int] = field(default_factory=dict)
+    ops: Mapping[str, int] = field(default_factory=dict)
+    tools: Mapping[str, str] = field(default_factory=dict)
+    source: Mapping[str, Any] | None = None
+    calibration: Mapping[str, Any] | None = None
+    absent_inputs: Sequence[str] = ()
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest as data.
+
+        Raises:
+            PlanishError: there is no unit, or the units disagree on the inputs, outputs or symbols.
+        """
+        loaded: dict[str, Any] = json.loads(self._manifest_bytes)
+        return loaded
+
+    @property
+    def digest(self) -> str:
+        """The content digest: hex SHA-256 of the manifest, which holds the hashes of the rest."""
+        return hash_bytes(self._manifest_bytes)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the artifact: whole or not at all.
+
+        Raises:
+            PlanishError: it cannot be written there.
+        """
+        members: list[tuple[str, format.Chunks, int]] = [
+            (format.DIGEST, [f"{self.digest}\n".encode()], 1),
+            (format.MANIFEST, [self._manifest_bytes], 1),
+            *((name, [data], 1) for name, data in self._files.items()),
+        ]
+        if self._weights[0]:
+            members.append((format.WEIGHTS, self._weights[0], FILE_ALIGNMENT))
+        if self.report:
+            text = json.dumps(self.report, sort_keys=True, indent=1, default=str)
+            members.append((format.REPORT, [text.encode()], 1))
+        format.write_members(path, members)
+
+    @cached_property
+    def _files(self) -> dict[str, bytes]:
+        files: dict[str, bytes] = {}
+        for unit in self.units:
+            files[f"units/{unit.name}.so"] = unit.binary
+            files[f"units/{unit.name}.cpp"] = unit.source.encode()
+        for host in self.hosts:
+            files[f"host/{_host_name(host)}.so"] = host.binary
+            files[f"host/{_host_name(host)}.cpp"] = host.source.encode()
+        return files
+
+    @cached_property
+    def _weights(self) -> tuple[list[bytes | memoryview], list[tuple[int, int]]]:
+        """The pieces of weights.bin, and offset and bytes of each unit's section; equal sections are stored once."""
+        chunks: list[bytes | memoryview] = []
+        sections: dict[str, tuple[int, int]] = {}
+        spans, end = [], 0
+        for unit in self.units:
+            pieces = _section(unit)
+            key, size = hash_bytes(*pieces), sum(map(len, pieces))
+            if key not in sections:
+                if size:
+                    gap = -end % FILE_ALIGNMENT
+                    chunks += [bytes(gap), *pieces]
+                    end += gap
+                sections[key] = (end if size else 0, size)
+                end += size
+            spans.append(sections[key])
+        return chunks, spans
+
+    @cached_property
+    def _manifest_bytes(self) -> bytes:
+        if not self.units:
+            raise PlanishError("an artifact needs at least one unit")
+        first = self.units[0].description
+        for unit in self.units[1:]:
+            for key in ("symbols", "inputs", "outputs", "states"):
+                if unit.description[key] != first[key]:
+                    raise PlanishError(f"the units {self.units[0].name} and {unit.name} differ in their {key}")
+        members = {name: {"sha256": hash_bytes(data), "bytes": len(data)} for name, data in self._files.items()}
+        chunks, spans = self._weights
+        if chunks:
+            members[format.WEIGHTS] = {"sha256": hash_bytes(*chunks), "bytes": sum(map(len, chunks))}
+        return manifest.encode(
+            {
+                "name": self.name,
+                **{key: first[key] for key in ("symbols", "inputs", "outputs", "states")},
+                "absent_inputs": list(self.absent_inputs),
+                "structure": self.structure,
+                "plan": self.plan,
+                "pipeline": self.pipeline,
+                "passes": self.passes,
+                "ops": self.ops,
+                "tools": self.tools,
+                "source": self.source,
+                "calibration": self.calibration,
+                "units": [_unit_entry(unit, span) for unit, span in zip(self.units, spans, strict=True)],
+                "hosts": [_host_entry(host) for host in self.hosts],
+                "members": members,
+            }
+        )
+
+
+def _section(unit: UnitPart) -> list[bytes | memoryview]:
+    """The weights of one unit in pieces, each constant at the offset that the description gives it."""
+    pieces: list[bytes | memoryview] = []
+    end = 0
+    for entry, array in zip(unit.description["weights"], unit.weights, strict=True):
+        offset = entry["offset"]
+        if offset < end or offset % WEIGHT_ALIGNMENT or entry["bytes"] != array.nbytes:
+            raise PlanishError(f"the weight {entry['name']} of {unit.name} is not where it has to be")
+        if offset > end:
+            pieces.append(bytes(offset - end))
+        if array.nbytes:
+            pieces.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        end = offset + array.nbytes
+    total = unit.description["weights_bytes"]
+    if total > end:
+        pieces.append(bytes(total - end))
+    return pieces
+
+
+def _unit_entry(unit: UnitPart, span: tuple[int, int]) -> dict[str, Any]:
+    return {
+        "name": unit.name,
+        "isa": unit.description["isa"],
+        "binary": f"units/{unit.name}.so",
+        "source": f"units/{unit.name}.cpp",
+        "requires": _requires(unit.machine, unit.cpu_flags, unit.binary),
+        "compiler_flags": list(unit.compiler_flags),
+        "weights": {"offset": span[0], "bytes": span[1], "index": unit.description["weights"]},
+        "launches": unit.description["launches"],
+    }
+
+
+def _host_name(host: HostPart) -> str:
+    return f"planish-host-{HOST_ABI}-{host.machine}"
+
+
+def _host_entry(host: HostPart) -> dict[str, Any]:
+    name = f"host/{_host_name(host)}"
+    return {
+        "abi": HOST_ABI, "binary": f"{name}.so", "source": f"{name}.cpp", "requires": _requires(host.machine, (), host.binary),
+    }  # fmt: skip
+
+
+def _requires(machine: str, cpu_flags: Sequence[str], binary: bytes) -> dict[str, Any]:
+    return {"machine": machine, "cpu_flags": list(cpu_flags), "glibc": required_glibc(binary)}

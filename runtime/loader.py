@@ -1,0 +1,123 @@
+"""``planish.load``: from a file to a model that runs. Needs numpy and the standard library, nothing else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from . import machine
+from .archive import WEIGHTS, Archive
+from .archive import Mapping as Mapped
+from .binary import Host, declare, load_code
+from .errors import ArtifactError, InputError
+from .model import Model
+
+
+def load(path: str | os.PathLike[str], threads: int | None = None, concurrency: int = 1, verify: bool = False) -> Model:
+    """Load an artifact.
+
+    Loading runs code from the file: load only artifacts that you trust.
+
+    Args:
+        path: the artifact.
+        threads: threads of one call, the caller's own included; None takes the physical cores that the process may use
+            (its affinity and its cgroup's quota), divided by ``concurrency``.
+        concurrency: how many calls may run at the same time, from as many threads; further ones wait. They share the
+            weights, each has its own memory for activations.
+        verify: hash the weights as well (the manifest and the code always are).
+
+    Returns:
+        The model, to be called with numpy arrays; a context manager.
+
+    Raises:
+        ArtifactError: the file is missing, no artifact, truncated, edited or too new, or needs a CPU, C library or kernel
+            feature that is not here.
+        InputError: ``threads`` or ``concurrency`` is no positive number.
+    """
+    for name, value in (("threads", threads), ("concurrency", concurrency)):
+        if value is None and name == "threads":
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise InputError(f"{name} has to be a positive number and is {value!r}")
+    archive = Archive(path)
+    try:
+        unit, skipped = choose_unit(archive)
+        if verify:
+            archive.verify()
+        member = _host_member(archive)
+        host = Host.shared() or Host.provide(archive.read(member))
+        library = declare(load_code(archive.read(unit["binary"]), unit["name"]))
+        weights = _weights(archive, unit)
+        if threads is None:
+            threads = max(1, machine.default_threads() // concurrency)
+        return Model(archive, unit, skipped, library, host, weights, threads, concurrency)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        archive.close()
+        raise ArtifactError(
+            f"{archive.path} has a manifest that lacks what it should hold ({error})", "compile it again"
+        ) from error
+    except BaseException:
+        archive.close()
+        raise
+
+
+def choose_unit(archive: Archive) -> tuple[Mapping[str, Any], dict[str, str]]:
+    """The first unit of the artifact that runs here, and why those before it do not.
+
+    Raises:
+        ArtifactError: none does; says what is missing.
+    """
+    skipped: dict[str, str] = {}
+    units = archive.manifest["units"]
+    for unit in units:
+        reason = why_not(unit["requires"])
+        if reason is None:
+            return unit, skipped
+        skipped[unit["name"]] = reason
+    if len(units) == 1:
+        sentence = f"{archive.path} needs {skipped[units[0]['name']]}"
+    else:
+        sentence = f"no part of {archive.path} runs here: " + "; ".join(f"{n} needs {r}" for n, r in skipped.items())
+    raise ArtifactError(sentence, "compile the model for this machine, for example with target='cpu:portable'")
+
+
+def why_not(requires: Mapping[str, Any]) -> str | None:
+    """What a unit or host needs that is not here, to stand after "needs"; None if nothing is missing."""
+    wanted = requires["machine"]
+    if wanted != machine.machine():
+        return f"a machine of the architecture {wanted}, and this one is {machine.machine()}"
+    flags = machine.cpu_flags()
+    missing = [flag for flag in requires.get("cpu_flags", ()) if flag not in flags]
+    if missing:
+        return f"a CPU with {', '.join(missing)}, which this one lacks"
+    glibc, have = requires.get("glibc"), machine.glibc_version()
+    if glibc and have is None:
+        return f"the GNU C library {glibc} or newer, and this system has another C library"
+    if glibc and have is not None and have < machine.version_tuple(glibc):
+        return f"the GNU C library {glibc} or newer, and this system has {'.'.join(map(str, have))}"
+    return None
+
+
+def _host_member(archive: Archive) -> str:
+    reasons = []
+    for host in archive.manifest["hosts"]:
+        reason = why_not(host["requires"])
+        if reason is None:
+            return str(host["binary"])
+        reasons.append(reason)
+    raise ArtifactError(
+        f"the host of {archive.path} needs {'; '.join(reasons) or 'to be in it'}", "compile the model again"
+    )
+
+
+def _weights(archive: Archive, unit: Mapping[str, Any]) -> tuple[Mapped | None, int, int]:
+    """The mapped weights, and where those of the unit start and how many bytes they are."""
+    offset, size = unit["weights"]["offset"], unit["weights"]["bytes"]
+    if not size:
+        return None, 0, 0
+    mapping = archive.map(WEIGHTS)
+    if offset + size > mapping.size:
+        raise ArtifactError(f"{archive.path} has fewer weights than its code reads", "copy or compile it again")
+    mapping.will_need()
+    return mapping, mapping.address + offset, size

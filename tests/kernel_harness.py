@@ -41,14 +41,14 @@ static void run_threads(const planish_host* host, int64_t tasks, void (*body)(vo
     for (int i = 0; i < extra; i++) threads[i].join();
 }
 
-// Calls the kernel `repeat` times; seconds (or null) receives the shortest time of a call.
-extern "C" __attribute__((visibility("default")))
-int32_t planish_test_run(int32_t workers, void* const* p, const int64_t* d, void* scratch, int64_t repeat, double* seconds) {
+// Calls a kernel `repeat` times; seconds (or null) receives the shortest time of a call.
+template <class K>
+static int32_t run(K kernel, int32_t workers, void* const* p, const int64_t* d, void* scratch, int64_t repeat, double* seconds) {
     int32_t error = 0;
     planish_host host{1, workers, run_threads, nullptr, &error};
     for (int64_t i = 0; i < repeat; i++) {
         const auto start = std::chrono::steady_clock::now();
-        KERNEL(&host, p, d, scratch);
+        kernel(&host, p, d, scratch);
         const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
         if (seconds && (i == 0 || took.count() < *seconds)) *seconds = took.count();
     }
@@ -56,10 +56,19 @@ int32_t planish_test_run(int32_t workers, void* const* p, const int64_t* d, void
 }
 """
 
+_ENTRY = """
+extern "C" __attribute__((visibility("default"))) int32_t run_KERNEL(
+    int32_t workers, void* const* p, const int64_t* d, void* scratch, int64_t repeat, double* seconds) {
+    return run(KERNEL, workers, p, d, scratch, repeat, seconds);
+}
+"""
 
-def unit_text(spec: KernelSpec, isa: str) -> str:
-    """The C++ text of a unit that holds one kernel and the entry point of the tests."""
-    return preamble(isa) + render_kernel(spec, isa) + _MAIN.replace("KERNEL", kernel_name(spec))
+
+def unit_text(specs: Sequence[KernelSpec], isa: str) -> str:
+    """The C++ text of a unit that holds kernels and, for each, the entry point of the tests."""
+    distinct = {kernel_name(spec): spec for spec in specs}
+    kernels = [render_kernel(spec, isa) + _ENTRY.replace("KERNEL", name) for name, spec in distinct.items()]
+    return preamble(isa) + _MAIN + "".join(kernels)
 
 
 @dataclass
@@ -74,7 +83,7 @@ class Kernel:
     _function: ctypes._CFuncPtr = field(init=False, repr=False)  # type: ignore[name-defined]
 
     def __post_init__(self) -> None:
-        self._function = ctypes.CDLL(self.path).planish_test_run
+        self._function = ctypes.CDLL(self.path)[f"run_{kernel_name(self.spec)}"]
         self._function.restype = ctypes.c_int32
 
     def __call__(
@@ -105,8 +114,13 @@ def aligned(shape: int | tuple[int, ...], dtype: np.typing.DTypeLike, alignment:
     return raw[start : start + count * kind.itemsize].view(kind).reshape(shape)
 
 
-@cache
 def build_kernel(spec: KernelSpec, isa: str, sanitize: bool = False) -> Kernel:
     """The kernel of ``spec`` for ``isa``, built once per process (and once per digest on disk)."""
-    path = toolchain.build(unit_text(spec, isa), isa, sanitize=sanitize, extra_flags=("-pthread",))
-    return Kernel(spec, isa, str(path))
+    return build_kernels((spec,), isa, sanitize)[0]
+
+
+@cache
+def build_kernels(specs: tuple[KernelSpec, ...], isa: str, sanitize: bool = False) -> list[Kernel]:
+    """Several kernels from one build, which is quicker than a build each."""
+    path = toolchain.build(unit_text(specs, isa), isa, sanitize=sanitize, extra_flags=("-pthread",))
+    return [Kernel(spec, isa, str(path)) for spec in specs]

@@ -56,7 +56,7 @@ def _matmul(b: Lowering, self: Value, **other: Value) -> Value:
 @aten("addmm", "baddbmm", "addmv", "addbmm")
 def _addmm(b: Lowering, self: Value, beta: Scalar, alpha: Scalar, **factors: Value) -> Value:
     left, right = factors.values()
-    name = str(b.node.target)
+    name = b.op
     if "addbmm" in name:
         raise Unsupported("a sum over the batch is not supported")
     if "addmv" in name:
@@ -162,7 +162,7 @@ def _layer_norm(
     b: Lowering, input: Value, normalized_shape: Sequence[Dim], weight: Value | None, bias: Value | None, eps: float
 ) -> Any:
     result = _optional(b, "layer_norm", input, weight, bias, axes=len(normalized_shape), eps=float(eps))
-    return [result, None, None] if "native" in str(b.node.target) else result
+    return [result, None, None] if "native" in b.op else result
 
 
 @aten("rms_norm", "_fused_rms_norm")
@@ -173,7 +173,7 @@ def _rms_norm(
         raise Unsupported("RMS normalisation over several axes is not supported")
     small = {DType.f64: 2.0**-52, DType.f32: 2.0**-23, DType.bf16: 2.0**-23, DType.f16: 2.0**-23}
     result = _optional(b, "rms_norm", input, weight, eps=small[input.dtype] if eps is None else float(eps))
-    return [result, None] if "fused" in str(b.node.target) else result
+    return [result, None] if "fused" in b.op else result
 
 
 @aten("group_norm")
@@ -223,7 +223,7 @@ def _batch_norm(
     if training:
         raise Unsupported("it normalises with the statistics of the batch (export the model in eval mode)")
     result = batch_norm(b, input, weight, bias, running_mean, running_var, eps)
-    return [result, None, None] if "native" in str(b.node.target) else result
+    return [result, None, None] if "native" in b.op else result
 
 
 # -- convolution and pooling ----------------------------------------------------------------------------------------------
@@ -278,7 +278,7 @@ def _convolution(
 
 
 def _windows(b: Lowering, x: Value, kernel: Any, stride: Any, padding: Any) -> dict[str, tuple[int, ...]]:
-    spatial = _SPATIAL[str(b.node.target).split(".")[1].replace("_with_indices", "")[-2:]]
+    spatial = _SPATIAL[b.op.replace("_with_indices", "")[-2:]]
     sizes = _integers("kernel", _per_axis(kernel, spatial))
     steps = _integers("stride", _per_axis(stride, spatial)) if stride else sizes
     return {"kernel": sizes, "stride": steps, "padding": _integers("padding", _per_axis(padding, spatial))}
@@ -305,7 +305,7 @@ def _max_pool(
     windows = _windows(b, self, kernel_size, stride, padding)
     gaps = _integers("dilation", _per_axis(dilation, len(windows["kernel"])))
     result = _pooled(b, "max_pool", self, ceil_mode, windows, dilation=None if set(gaps) == {1} else gaps)
-    return [result, None] if "with_indices" in str(b.node.target) else result
+    return [result, None] if "with_indices" in b.op else result
 
 
 @aten("avg_pool1d", "avg_pool2d", "avg_pool3d")
@@ -322,8 +322,8 @@ def _avg_pool(
 @aten("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d",
       "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d")  # fmt: skip
 def _adaptive_pool(b: Lowering, self: Value, output_size: Any) -> Any:
-    name = str(b.node.target)
-    spatial = _SPATIAL[name.split(".")[1][-2:]]
+    name = b.op
+    spatial = _SPATIAL[name[-2:]]
     wanted = _per_axis(output_size, spatial)
     axes = tuple(range(self.type.rank - spatial, self.type.rank))
     kind = "max" if "max" in name else "avg"

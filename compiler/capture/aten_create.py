@@ -74,7 +74,7 @@ def _triangle(b: Lowering, self: Value, diagonal: Dim) -> Value:
     row, column = _grid(b, *self.shape[-2:])
     if diagonal != 0:
         row = b.emit("add", row, b.scalar(diagonal, DType.i64))
-    kept = b.emit("le" if "tril" in str(b.node.target) else "ge", column, row)
+    kept = b.emit("le" if "tril" in b.op else "ge", column, row)
     if self.dtype is DType.bool:
         return b.emit("logical_and", self, kept)
     return b.emit("where", kept, self, b.scalar(0, self.dtype))

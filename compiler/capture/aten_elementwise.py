@@ -37,7 +37,7 @@ def _round(b: Lowering, self: Value) -> Value:
 
 @aten("isnan", "isinf")
 def _is(b: Lowering, self: Value) -> Value:
-    op = str(b.node.target).split(".")[1]
+    op = b.op
     if not self.dtype.is_float:
         return b.expand(b.scalar(False, DType.bool), self.shape)
     return b.emit(op, self)
@@ -118,7 +118,7 @@ def _hardtanh(b: Lowering, self: Value, min_val: float, max_val: float) -> Value
 @aten("log_sigmoid", "log_sigmoid_forward")
 def _log_sigmoid(b: Lowering, self: Value) -> Any:
     result = b.emit("neg", b.emit("softplus", b.emit("neg", self), threshold=1e9))
-    return [result, None] if "forward" in str(b.node.target) else result
+    return [result, None] if "forward" in b.op else result
 
 
 @aten("softsign")
@@ -146,7 +146,7 @@ def arithmetic(b: Lowering, op: str, a: Operand, c: Operand) -> Value:
 
 @aten("add.Tensor", "add.Scalar", "sub.Tensor", "sub.Scalar")
 def _add(b: Lowering, self: Operand, other: Operand, alpha: Scalar) -> Value:
-    op = str(b.node.target).split(".")[1]
+    op = b.op
     if alpha != 1:
         plain = isinstance(other, (int, float)) and isinstance(alpha, (int, float))
         other = other * alpha if plain else arithmetic(b, "mul", other, alpha)  # type: ignore[operator, arg-type]
@@ -283,7 +283,7 @@ def _lerp(b: Lowering, self: Value, end: Value, weight: Operand) -> Value:
 
 @aten("addcmul", "addcdiv")
 def _addc(b: Lowering, self: Value, tensor1: Value, tensor2: Value, value: Scalar) -> Value:
-    op = "mul" if "addcmul" in str(b.node.target) else "div"
+    op = "mul" if "addcmul" in b.op else "div"
     term = b.emit(op, b.operand(tensor1, b.out_dtype), b.operand(tensor2, b.out_dtype))
     return arithmetic(b, "add", self, term if value == 1 else arithmetic(b, "mul", term, value))
 
@@ -299,11 +299,11 @@ def _same(b: Lowering, self: Value) -> Value:
 def _dropout(b: Lowering, input: Value, p: float, train: bool | None) -> Any:
     if train and p > 0:
         raise Unsupported("it draws random numbers (export the model in eval mode)")
-    return [input, None] if "native" in str(b.node.target) else input
+    return [input, None] if "native" in b.op else input
 
 
 @aten("to.dtype", "to.dtype_layout", "to.device", "to.other", "to.prim_Device", "_to_copy", "type_as", "view.dtype")
 def _to(b: Lowering, self: Value, **_: Any) -> Value:
-    if "view" in str(b.node.target) and self.dtype is not b.out_dtype:
+    if "view" in b.op and self.dtype is not b.out_dtype:
         raise Unsupported("reading the bits as another element type is not supported")
     return b.cast(self, b.out_dtype)

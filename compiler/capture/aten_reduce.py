@@ -57,7 +57,7 @@ def _count_nonzero(b: Lowering, self: Value, dim: Axes = None) -> Value:
 
 @aten("max.dim", "min.dim")
 def _extreme(b: Lowering, self: Value, dim: int, keepdim: bool) -> list[Value]:
-    which = str(b.node.target).split(".")[1]
+    which = b.op
     if not self.type.rank:
         return [self, b.scalar(0, DType.i64)]
     return [
@@ -68,7 +68,7 @@ def _extreme(b: Lowering, self: Value, dim: int, keepdim: bool) -> list[Value]:
 
 @aten("argmax", "argmin")
 def _arg(b: Lowering, self: Value, dim: int | None, keepdim: bool) -> Value:
-    op = str(b.node.target).split(".")[1]
+    op = b.op
     if not self.type.rank:
         return b.scalar(0, DType.i64)
     if dim is None:
@@ -110,7 +110,7 @@ def _var(
         raise Unsupported("the variance of a single number is not supported")
     taken = int(unbiased) if correction is None else correction
     result, mean = variance(b, self, dim, keepdim, taken)
-    name = str(b.node.target)
+    name = b.op
     if "var_mean" in name:
         return [result, mean]
     return b.emit("sqrt", result) if "std" in name else result
@@ -120,7 +120,7 @@ def _var(
 def _norm(
     b: Lowering, self: Value, ord: Scalar = 2, p: Scalar | None = 2, dim: Axes = None, keepdim: bool = False, dtype: Any = None
 ) -> Value:  # fmt: skip
-    order = ord if "linalg" in str(b.node.target) else (2 if p is None else p)
+    order = ord if "linalg" in b.op else (2 if p is None else p)
     x = b.cast(self, b.out_dtype)
     if order == 2:
         return b.emit("sqrt", reduce(b, "reduce_sum", b.emit("square", x), dim, keepdim))
@@ -159,7 +159,7 @@ def _logsumexp(b: Lowering, self: Value, dim: Axes, keepdim: bool) -> Value:
     "special_softmax",
 )
 def _softmax(b: Lowering, self: Value, dim: int, dtype: Any = None, half_to_float: bool = False) -> Value:
-    name = str(b.node.target)
+    name = b.op
     x = b.cast(self, b.out_dtype)
     if not x.type.rank:
         raise Unsupported("the softmax of a single number is not supported")

@@ -60,7 +60,7 @@ def _transpose(b: Lowering, self: Value, dim0: int | None = None, dim1: int | No
 
 @aten("t", "numpy_T", "mT", "t_copy", "adjoint", "matrix_H")
 def _t(b: Lowering, self: Value) -> Value:
-    rank, name = self.type.rank, str(b.node.target)
+    rank, name = self.type.rank, b.op
     perm = list(range(rank))
     if "numpy_T" in name:
         perm.reverse()

@@ -188,17 +188,6 @@ def decompose(program: ExportedProgram, table: Mapping[Any, Any], debug: bool = 
         raise explained(error) from error
 
 
-def mutates(program: ExportedProgram) -> bool:
-    """Whether an op of the program, or of one nested in it, writes to its operands."""
-    for module in program.graph_module.modules():
-        if not isinstance(module, torch.fx.GraphModule):
-            continue
-        for node in module.graph.nodes:
-            if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
-                return True
-    return False
-
-
 def decompositions(targets: Sequence[Any]) -> dict[Any, Any]:
     """torch's own decompositions of ``targets``, as far as there are any."""
     table = torch.export.default_decompositions()

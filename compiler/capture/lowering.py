@@ -23,6 +23,7 @@ from ..graph import Graph, Value
 from ..types import DType, float_to_bf16
 from . import scalars
 from .locations import module_path, source_line
+from .mutation import roots, twin
 from .symbols import SymbolTable, Unsupported
 from .weights import dtype_of, identity, to_numpy, to_torch
 
@@ -84,6 +85,7 @@ class Lowering:
         self._tensors: dict[fx.Node, tuple[str, torch.Tensor]] = {}
         self._constants: dict[tuple[object, ...], Value] = {}
         self._keep: list[torch.Tensor] = []
+        self._roots: dict[fx.Node, fx.Node] = {}
         self._path = ""
         self._location: str | None = None
 
@@ -108,6 +110,7 @@ class Lowering:
 
     def walk(self, graph: fx.Graph, owner: fx.GraphModule) -> Any:
         """Lower every node of ``graph``; returns the arguments of its output node."""
+        self._roots.update(roots(graph) or {})
         for node in graph.nodes:
             if node.op == "get_attr":
                 self._get_attr(node, owner)
@@ -148,7 +151,8 @@ class Lowering:
             self._higher_order(node, owner, poisoned)
             return
         name = str(target)
-        handler = HANDLERS.get(name)
+        root = self._roots.get(node)
+        handler = HANDLERS.get(name if root is None else twin(target) or name)  # type: ignore[arg-type]
         if handler is None:
             if not poisoned and self._folded(node):
                 return
@@ -158,9 +162,16 @@ class Lowering:
         else:
             try:
                 self._env[node] = self._checked(handler(self, **_arguments(self, node, handler)))
+                if root is not None:
+                    self._rebind(root, node)
             except (Unsupported, PlanishError) as problem:
                 if not self._folded(node):
                     self._fail(node, name, problem.message if isinstance(problem, PlanishError) else str(problem))
+
+    def _rebind(self, root: fx.Node, node: fx.Node) -> None:
+        """Everything that names the tensor an in-place op wrote to means its result from here on."""
+        for other in (root, *(n for n, r in self._roots.items() if r is root and n in self._env)):
+            self._env[other] = self._env[node]
 
     def _vanishes(self, node: fx.Node) -> bool:
         target = node.target
@@ -249,6 +260,12 @@ class Lowering:
     def emit(self, op: str, *inputs: Value | None, **attrs: Any) -> Value:
         """Append a node with one result at the place of the fx node at hand."""
         return self.graph.insert(op, inputs, attrs, name=self._path, location=self._location).output
+
+    @property
+    def op(self) -> str:
+        """The name of the op at hand without namespace, overload and the underscore of an in-place spelling."""
+        name = str(self.node.target).split(".")[1]
+        return name.removesuffix("_") if not name.endswith("__") else name
 
     @property
     def fake(self) -> Any:

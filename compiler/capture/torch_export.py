@@ -21,9 +21,10 @@ from ..graph import Graph, Value
 from ..types import DType, TensorType
 from . import aten_anchor, aten_create, aten_elementwise, aten_index, aten_reduce, aten_shape
 from .examples import Varying, arguments, parameter_names, varying_axes, widened
-from .exporting import decompose, decompositions, export, load, mutates
+from .exporting import decompose, decompositions, export, load
 from .locations import assign_names
 from .lowering import HANDLERS, Failure, Lowering
+from .mutation import needs_functionalization
 from .structure import Structure, input_names, output_names, structure_of
 from .symbols import SymbolTable, Unsupported, name_symbols
 from .weights import dtype_of, to_numpy
@@ -138,7 +139,7 @@ def _lower(
     program: ExportedProgram, varying: list[Varying], parameters: list[str] | None, name: str, debug: bool
 ) -> Captured:
     """Lower; what the vocabulary lacks is decomposed by torch, that and nothing else, and lowered again."""
-    if mutates(program):
+    if needs_functionalization(program):
         program = decompose(program, {}, debug)
     tried: set[Any] = set()
     while True:

@@ -139,7 +139,7 @@ def check_ops(
     except Exception as error:
         if not alone:
             raise
-        return {name: error for name in results}
+        return dict.fromkeys(results, error)
     for count in (rows, 1, 5) if any(moves) else (rows,):
         call = tuple(resized(t, count) if m else t for t, m in zip(args, moves, strict=True))
         got = run(captured, call, {})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import pytest
@@ -423,7 +423,7 @@ FIXED = {"take_along_dim", "take_along_broadcast"}
 SIZE = 24
 
 
-@lru_cache(maxsize=None)
+@cache
 def outcomes(start: int, moving: bool) -> dict[str, Exception | None]:
     """What became of the cases from ``start`` on: many share one export, which is most of the work.
 

@@ -54,7 +54,7 @@ bench: $(STAMP)  ## side by side with the peers (sets up bench/.peers-venv on fi
 
 docs: $(STAMP)  ## write docs/cli.md and docs/result.svg anew from the program and the measured figures
 	$(BIN)/python docs/make_cli_reference.py
-	$(BIN)/python docs/make_result_picture.py
+	$(if $(wildcard bench/results.json),$(BIN)/python docs/make_result_picture.py)
 
 clean:  ## remove the environment and what the tools left behind
 	rm -rf $(VENV) .types .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info build dist

@@ -14,10 +14,11 @@ from ..compiler.pass_protocol import PassContext
 
 @dataclass
 class Statistics:
-    """Rows that reached a linear: a bounded sample, and the largest magnitude of every channel over all of them."""
+    """Rows that reached a linear: a bounded sample, and the range of every channel over all of them."""
 
     rows: np.ndarray
-    amax: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
     seen: int = 0
 
 
@@ -27,7 +28,7 @@ def collect(
     batches: Sequence[Mapping[str, np.ndarray]],
     context: PassContext,
     *,
-    most_rows: int = 384,
+    most_rows: int = 256,
     seed: int = 0,
 ) -> dict[Value, Statistics]:
     """Interpret ``graph`` on every batch and gather statistics of ``values`` (f32, last axis = channels).
@@ -46,13 +47,15 @@ def collect(
 
     def add(value: Value, array: np.ndarray) -> None:
         rows = array.reshape(-1, array.shape[-1]).astype(np.float32, copy=False)
-        amax = np.abs(rows).max(axis=0, initial=0.0)
-        if not np.isfinite(amax).all():
+        if not rows.size:
+            return
+        low, high = rows.min(axis=0), rows.max(axis=0)
+        if not np.isfinite(low).all() or not np.isfinite(high).all():
             raise UsageError(f"the example data gives NaN or infinity in front of {_reader(value)}",
                              "calibrate on data that the model can process")  # fmt: skip
         keep = rows if len(rows) <= most_rows else rows[rng.choice(len(rows), most_rows, replace=False)]
         if value not in found:
-            found[value] = Statistics(keep.copy(), amax, len(rows))
+            found[value] = Statistics(keep.copy(), low, high, len(rows))
             return
         old = found[value]
         merged = np.concatenate([old.rows, keep])
@@ -61,7 +64,7 @@ def collect(
         )
         if len(merged) > most_rows:
             merged = merged[rng.choice(len(merged), most_rows, replace=False, p=chance / chance.sum())]
-        found[value] = Statistics(merged, np.maximum(old.amax, amax), old.seen + len(rows))
+        found[value] = Statistics(merged, np.minimum(old.low, low), np.maximum(old.high, high), old.seen + len(rows))
 
     def hook(node: Node, operands: object, outcome: tuple) -> None:
         value = wanted.get(node)

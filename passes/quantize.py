@@ -99,38 +99,68 @@ class Quantize:
         if statistics is None:
             return None
         weights = [np.asarray(graph.array(n.inputs[1]), np.float32) for n in readers]
-        smoothing = choose(statistics.rows, statistics.amax, weights)
-        if smoothing.scale is None:
-            context.note(f"int8 without smoothing: relative output error {smoothing.error:.2e}", readers[0])
-        else:
-            context.note(
-                f"int8 smoothed with alpha {smoothing.alpha}: relative output error {smoothing.plain_error:.2e} -> "
-                f"{smoothing.error:.2e}",
-                readers[0],
-            )
+        smoothing = choose(statistics.rows, statistics.low, statistics.high, weights)
+        how = "without smoothing" if smoothing.alpha is None else f"smoothed with alpha {smoothing.alpha}"
+        how += ", channels shifted" if smoothing.shift is not None else ", rows centred" if smoothing.centred else ""
+        context.note(
+            f"int8 {how}: relative output error {smoothing.plain_error:.2e} -> {smoothing.error:.2e}", readers[0]
+        )
         return smoothing
 
     def _quantize_readers(self, graph: Graph, x: Value, readers: list[Node], smoothing: Smoothing | None) -> None:
         order = {n: i for i, n in enumerate(graph.nodes)}
         first = min(readers, key=order.__getitem__)
         scale = None if smoothing is None else smoothing.scale
+        shift = None if smoothing is None else smoothing.shift
         source = {"name": first.name, "location": first.location, "sources": first.sources}
         smoothed = x
         if scale is not None:
-            inverse = graph.add_constant((1.0 / scale).astype(np.float32), f"{first.name}.smooth", before=first)
-            smoothed = graph.insert("mul", [x, inverse], before=first, **source).output  # type: ignore[arg-type]
+            inverse = (1.0 / scale).astype(np.float32)
+            factor = graph.add_constant(inverse, f"{first.name}.smooth", before=first)
+            smoothed = graph.insert("mul", [x, factor], before=first, **source).output  # type: ignore[arg-type]
+            if shift is not None:
+                offset = graph.add_constant(shift * inverse, f"{first.name}.shift", before=first)
+                smoothed = graph.insert("sub", [smoothed, offset], before=first, **source).output  # type: ignore[arg-type]
+        centre: Value | None = None
+        if smoothing is not None and smoothing.centred:
+            ends = [
+                graph.insert(
+                    op, [smoothed], {"axes": (x.type.rank - 1,), "keepdim": True}, before=first, **source
+                ).output  # type: ignore[arg-type]
+                for op in ("reduce_max", "reduce_min")
+            ]
+            half = graph.insert("full", [], {"value": 0.5, "shape": (), "dtype": DType.f32}, before=first).output
+            both = graph.insert("add", ends, before=first, **source).output  # type: ignore[arg-type]
+            centre = graph.insert("mul", [both, half], before=first, **source).output  # type: ignore[arg-type]
+            smoothed = graph.insert("sub", [smoothed, centre], before=first, **source).output  # type: ignore[arg-type]
         quantised = graph.insert("quantize_dynamic", [smoothed], before=first, **source)  # type: ignore[arg-type]
         back = graph.insert("dequantize", quantised.outputs, before=first, **source).output  # type: ignore[arg-type]
         for node in readers:
             weight = np.asarray(graph.array(node.inputs[1]), np.float32)
-            q, row_scale = quantize_rows(weight if scale is None else weight * scale)
+            scaled = weight if scale is None else weight * scale
+            q, row_scale = quantize_rows(scaled)
             stem = node.inputs[1].name  # type: ignore[union-attr]
             q_value = graph.add_constant(q, f"{stem}.int8", before=node)
             s_value = graph.add_constant(row_scale, f"{stem}.scale", before=node)
+            bias = node.inputs[2] if len(node.inputs) > 2 else None
+            if shift is not None:  # what the shift took off comes back here, exactly
+                back_in = (weight @ shift).astype(np.float32)
+                held = graph.array(bias)
+                if held is not None or bias is None:
+                    total = back_in if held is None else held + back_in
+                    bias = graph.add_constant(total, f"{stem}.bias", before=node)
+                else:
+                    extra = graph.add_constant(back_in, f"{stem}.bias", before=node)
+                    bias = graph.insert("add", [bias, extra], before=node, name=node.name).output
             w = graph.insert("dequantize", [q_value, s_value], before=node, name=node.name, sources=node.sources).output
             new = graph.insert(
-                "linear", [back, w, *node.inputs[2:]], node.attrs, before=node, name=node.name, location=node.location,
+                "linear", [back, w, bias], node.attrs, before=node, name=node.name, location=node.location,
                 sources=node.sources, hint=node.output.name,
             )  # fmt: skip
-            graph.replace(node.output, new.output)
+            result = new.output
+            if centre is not None:  # the centre of a row times the row sums of the weights
+                sums = graph.add_constant(scaled.sum(axis=1).astype(np.float32), f"{stem}.sums", before=node)
+                part = graph.insert("mul", [centre, sums], before=node, name=node.name, sources=node.sources).output
+                result = graph.insert("add", [result, part], before=node, name=node.name, sources=node.sources).output
+            graph.replace(node.output, result)
             graph.erase(node)

@@ -182,7 +182,7 @@ def show(document: dict[str, Any], times: dict[str, Times]) -> None:
                            f"{rate(measured['f32'], 'op/s')}; reading "
                            + ", ".join(f"{rate(r, 'B/s')} ({size(c)})" for c, r in measured["bandwidth"])))  # fmt: skip
     if document["load"] > (os.cpu_count() or 1):
-        busy = f"the load is {document['load']:.1f} on {os.cpu_count()} cores: other programs make these times longer"
+        busy = f"the load is {document['load']:.1f} on {os.cpu_count()} cores: other programs make times longer and ratios wrong"
         facts.append(("busy", busy))
     print_facts(facts)
     groups = grouped(document["kernels"])

@@ -52,11 +52,12 @@ class Measured:
         if self.why_not:
             return [("speed", f"not measured: {self.why_not}")]
         threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
-        faster = self.pytorch / self.planish
         quality = f"cosine {self.cosine:.6f} with the float source on its example ({self.judged})"
-        speed = f"{seconds(self.planish)} a call at {self.sizes} with {threads}; PyTorch {seconds(self.pytorch)} ({faster:.1f}x)"
-        if self.busy:
-            speed += "\nother programs are running, so both times are too long: planish bench tells more"
+        speed = f"{seconds(self.planish)} a call at {self.sizes} with {threads}; PyTorch {seconds(self.pytorch)}"
+        if self.busy:  # PyTorch suffers more from a busy machine: a ratio would flatter
+            speed += "\nother programs are running, so both times are too long; planish bench tells more"
+        else:
+            speed += f" ({self.pytorch / self.planish:.1f}x)"
         return [
             ("speed", speed),
             ("quality", f"{quality}, worst row {self.min_cosine:.6f}, largest difference {self.max_abs:.3g}"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from textwrap import shorten
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +16,9 @@ from sentences import sentences, tokenised
 import planish
 
 QUESTIONS = (
-    "How do I repeat something until a condition no longer holds?",
-    "What happens when an exception is not caught?",
+    "How are arguments passed to a function?",
+    "When is an object deleted from memory?",
+    "How does inheritance decide which method is called?",
 )
 
 
@@ -34,11 +36,11 @@ def embed(model: object, texts: list[str]) -> npt.NDArray[np.float32]:
 
 
 def main() -> None:
-    """Embed 300 sentences of the Python language reference, then look questions up among them."""
+    """Embed 600 sentences of the Python language reference, then look questions up among them."""
     if len(sys.argv) < 2:
         sys.exit("usage: python examples/search.py minilm.planish [QUESTION ...]")
     sys.modules["torch"] = None  # type: ignore[assignment]  # from here on, importing it raises
-    texts = sorted(sentences(300), key=len)  # batches of similar length hold little padding
+    texts = sorted(sentences(600), key=len)  # batches of similar length hold little padding
     with planish.load(sys.argv[1]) as model:
         start = time.perf_counter()
         known = embed(model, texts)
@@ -48,7 +50,7 @@ def main() -> None:
             scores = known @ embed(model, [question])[0]
             print(question)
             for i in np.argsort(-scores)[:3]:
-                print(f"  {scores[i]:.2f}  {texts[i]}")
+                print(f"  {scores[i]:.2f}  {shorten(texts[i], 110, placeholder=' ...')}")
 
 
 if __name__ == "__main__":

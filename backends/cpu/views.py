@@ -57,6 +57,8 @@ class View:
 
     def reshape(self, shape: Sequence[Dim]) -> View | None:
         """The same elements in another shape without copying; None if the strides do not allow it."""
+        if 0 in shape:
+            return View(self.buffer, tuple(shape), contiguous_strides(shape), self.offset)  # there is nothing to address
         old = [(d, s) for d, s in zip(self.shape, self.strides, strict=True) if d != 1]
         strides: list[Dim] = [0] * len(shape)
         new = [i for i, d in enumerate(shape) if d != 1]

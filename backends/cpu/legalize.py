@@ -162,6 +162,9 @@ def _linear(b: Builder, node: Node) -> Value | None:
     x, w, *rest = node.inputs
     assert x is not None and w is not None
     bias = rest[0] if rest else None
+    if w.shape[1] == 0 or w.shape[0] == 0:  # sums of nothing
+        zeros = b("full", value=0, shape=node.output.shape, dtype=node.output.dtype)
+        return zeros if bias is None else b("add", zeros, _as_type(b, bias, node.output.dtype))
     if b.graph.array(w) is not None and x.dtype in (DType.f32, DType.bf16):
         return None
     integer = _integer_linear(b, x, w, bias)
@@ -175,6 +178,10 @@ def _linear(b: Builder, node: Node) -> Value | None:
     if bias is not None:
         y = b("add", y, bias)
     return b("reshape", y, shape=node.output.shape)
+
+
+def _as_type(b: Builder, value: Value, dtype: DType) -> Value:
+    return value if value.dtype is dtype else b("cast", value, dtype=dtype)
 
 
 def _integer_linear(b: Builder, x: Value, w: Value, bias: Value | None) -> Value | None:

@@ -12,7 +12,7 @@ from ...compiler.dims import Dim, Expr
 from ...compiler.errors import LoweringError
 from ...compiler.graph import Node, Value
 from ...compiler.types import DType
-from ...passes.facts import sequence, uniform
+from ...passes.facts import as_stored, sequence, uniform
 from ...passes.fusion import VIEWS
 from .regions import LOOKUPS, Region, row_space
 from .steps import REDUCING, Arg, StepWriter, domain
@@ -72,7 +72,8 @@ class ProgramBuilder:
             self.extra.append(value)
             name = self.writer.emit("dim", len(self.extra) - 1, domain="i64")
             return name if domain(dtype) == "i64" else self.writer.emit("cast", name, domain=domain(dtype))
-        return int(value) if isinstance(value, bool) else value  # type: ignore[return-value]
+        stored = as_stored(value, dtype)
+        return int(stored) if isinstance(stored, bool) else stored  # type: ignore[return-value]
 
     def read(self, value: Value) -> None:
         """Make an outside value available to the steps: as a number, as an index, or loaded from memory."""
@@ -87,15 +88,29 @@ class ProgramBuilder:
         number = self.operand(value, view)
         self.writer.env[value] = self.writer.emit("load", number, domain=domain(value.dtype))
 
+    def generate(self, node: Node) -> None:
+        """The elements of a ``full`` or an ``arange``, from nothing."""
+        if node.op == "full":
+            self.writer.env[node.output] = self.number(node.attrs["value"], node.output.dtype)
+        elif not self._positions(node.output):
+            start, step = (float(node.attrs[name]) for name in ("start", "step"))
+            at = self._position_along(len(self.space) - 1)
+            wide = self.writer.emit("mul", self.writer.emit("cast", at, domain="f64"), step, domain="f64")
+            value = self.writer.emit("add", wide, start, domain="f64")
+            self.writer.env[node.output] = self.writer.emit("cast", value, domain=domain(node.output.dtype))
+
+    def _position_along(self, axis: int) -> str:
+        self.positional = True
+        if axis == len(self.space) - 1:
+            return self.writer.emit("inner", domain="i64")
+        return self.writer.emit("outer", axis, domain="i64")
+
     def _positions(self, value: Value) -> bool:
         """Compute a sequence (``arange`` seen through views) from the position in the space; False if it is none."""
         run = sequence(self.low.graph, value)
         if run is None or not _generated(value):
             return False
-        axis = len(self.space) - value.type.rank + run.axis
-        self.positional = True
-        last = axis == len(self.space) - 1
-        at: Arg = self.writer.emit("inner", domain="i64") if last else self.writer.emit("outer", axis, domain="i64")
+        at: Arg = self._position_along(len(self.space) - value.type.rank + run.axis)
         if run.step != 1:
             at = self.writer.emit("mul", at, run.step, domain="i64")
         if run.start != 0:
@@ -132,6 +147,9 @@ class ProgramBuilder:
         for node in nodes:
             if node.op in LOOKUPS:
                 self.lookup(node, outer)
+                continue
+            if node.op in ("full", "arange"):
+                self.generate(node)
                 continue
             for value in node.operands:
                 if value not in env:

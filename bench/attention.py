@@ -11,6 +11,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -57,6 +58,7 @@ def fused_dims(s: int, h: int, d: int) -> list[int]:
 
 
 def contenders(s: int, h: int, d: int, isa: str) -> dict[str, Callable[[], object]]:
+    """Every contender for one shape, by name; the key mask hides the last eighth of the keys."""
     import torch
 
     fused = torch.randn(s, 3 * h * d)
@@ -77,10 +79,12 @@ def contenders(s: int, h: int, d: int, isa: str) -> dict[str, Callable[[], objec
                 spec, isa, [*parts, mask if masked else None, out], fused_dims(s, h, d)
             )
         q, k, v = (x.reshape(1, s, h, d).transpose(1, 2) for x in tensor.split(h * d, 1))
-        calls[f"torch {name}"] = lambda q=q, k=k, v=v: torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        calls[f"torch {name}"] = partial(torch.nn.functional.scaled_dot_product_attention, q, k, v)
     spec = AttentionSpec("bf16", d, d, "f32", "f32", "none", False, d**-0.5)
     f32_parts: list[np.ndarray | None] = [fused.numpy()[:, i * h * d :] for i in range(3)]
-    calls["bf16 from f32"] = kernel(spec, isa, [*f32_parts, None, np.zeros((s, h * d), np.float32)], fused_dims(s, h, d))
+    calls["bf16 from f32"] = kernel(
+        spec, isa, [*f32_parts, None, np.zeros((s, h * d), np.float32)], fused_dims(s, h, d)
+    )
     return calls
 
 

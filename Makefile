@@ -45,7 +45,8 @@ check: $(STAMP)  ## formatting, lint, types, layering
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	@mkdir -p .types && ln -sfn .. .types/planish
-	MYPYPATH=.types $(BIN)/mypy -p planish
+	MYPYPATH=.types $(BIN)/mypy -p planish --exclude /tests/
+	cd tests && MYPYPATH=../.types $(abspath $(BIN))/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache/tests --explicit-package-bases .
 	$(BIN)/python -m pytest -q tests/test_layering.py
 
 bench: $(STAMP)  ## side by side with the peers (sets up bench/.peers-venv on first use)

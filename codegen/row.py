@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..compiler.dims import Dim
-from .expression import Context, Declared, Place, declare, row_place
-from .operations import NATURAL
+from .expression import Context, Declared, Place, declare, row_place, written
+from .operations import BYTES, ELEMENT, NATURAL
 from .render import template
 from .row_plan import RowPlan
-from .specs import RowProgram
+from .specs import Operand, RowProgram
 
 #: Elements of a row program that pay for waking another worker.
 GRAIN = 8192
-#: Rows and columns of the tiles in which an operand is read that lies the other way round.
-TILE_ROWS, TILE_COLUMNS = 16, 128
+#: Columns of the tiles in which operands are read that lie the other way round; their rows fill a cache line.
+TILE_COLUMNS = 128
+LINE_BYTES = 64
 
 
 def render(spec: RowProgram, isa: str, name: str) -> str:
@@ -31,10 +32,10 @@ def render(spec: RowProgram, isa: str, name: str) -> str:
     extra = [f"e{i}" for i in range(spec.extra_dims)]
     declarations += [f"const int64_t {text} = d[{dim + i}];" for i, text in enumerate(extra)]
     outer = [f"i{axis}" for axis in range(rank)]
-    rows = [f"auto* const r{n} = {row_place(names, n, outer).pointer};" for n in range(len(names))]
+    places = [row_place(names, n, outer) for n in range(len(names))]
     splits = not plan.reduces and not plan.kept
     context = Context(
-        places={n: Place(f"r{n}", name_.inner) for n, name_ in enumerate(names)},
+        places={n: Place(f"r{n}", place.stride) for n, place in enumerate(places)},
         begin="begin" if splits else "0",
         end="end" if splits else "length",
         outer=outer,
@@ -45,6 +46,9 @@ def render(spec: RowProgram, isa: str, name: str) -> str:
         *(f"const int64_t size{axis}" for axis in range(rank)),
         "const int64_t length",
     ]
+    crossing = _crossing(spec, names) if splits and rank else []
+    smallest = min((BYTES[spec.operands[n].dtype] for n in crossing), default=LINE_BYTES)
+    tile_rows = max(16, LINE_BYTES // smallest)
     return template(
         "cpu/row.cpp.j2",
         name=name,
@@ -55,12 +59,19 @@ def render(spec: RowProgram, isa: str, name: str) -> str:
         arguments=arguments,
         argument_names=[text.split()[-1] for text in arguments],
         worker_bytes=f"d[{dim + len(extra)}]",
-        rows=rows,
+        pointers=[place.pointer for place in places],
+        advance=_advance(rank),
+        turn=[line for n in crossing for line in _turn(n, names[n], places[n], spec.operands[n], tile_rows)],
+        tile_pointers=[
+            f"t{n} + (row - first) * {TILE_COLUMNS} - begin" if n in crossing else place.pointer
+            for n, place in enumerate(places)
+        ],
         body=plan.emit(context),
+        tile_body=RowPlan(_upright(spec, crossing), isa).emit(context) if crossing else [],
         splits=splits,
         grain=GRAIN,
-        crossing=_crossing(spec, names) if splits and rank else [],
-        tile_rows=TILE_ROWS,
+        crossing=[names[n] for n in crossing],
+        tile_rows=tile_rows,
         tile_columns=TILE_COLUMNS,
     )
 
@@ -83,14 +94,36 @@ def as_bits(spec: RowProgram) -> RowProgram:
     return replace(spec, operands=operands, steps=steps)
 
 
-def _crossing(spec: RowProgram, names: Sequence[Declared]) -> list[str]:
-    """Conditions under which an operand's elements are nearer to each other across rows than along them."""
-    last = spec.outer_rank - 1
+def _advance(rank: int) -> str:
+    """The statement that steps the outer indices to the next row."""
+    text = "i0++;"
+    for axis in range(1, rank):
+        text = f"if (++i{axis} == size{axis}) {{ i{axis} = 0; {text} }}"
+    return text
+
+
+def _turn(number: int, names: Declared, place: Place, operand: Operand, rows: int) -> list[str]:
+    """Statements that read a tile of an operand whose elements are adjacent across rows."""
+    tile, stride = f"t{number}", names.inner
     return [
-        f"(std::abs({n.strides[last]}) < std::abs({n.inner}) && {n.strides[last]} != 0)"
-        for n in names
-        if n.operand.inner == "strided" and n.operand.index is None
+        f"alignas(64) {ELEMENT[operand.dtype]} {tile}[{rows * TILE_COLUMNS}];",
+        f"read_transposed({place.pointer} + begin * {stride}, {stride}, last - first, end - begin, {tile}, {TILE_COLUMNS});",
     ]
+
+
+def _crossing(spec: RowProgram, names: Sequence[Declared]) -> list[int]:
+    """Operands that are read with a stride, if they can be turned upright through tiles: no write has a stride."""
+    strided = [n for n, name in enumerate(names) if name.inner]
+    if any(n in written(spec) or spec.operands[n].index is not None for n in strided):
+        return []
+    return strided
+
+
+def _upright(spec: RowProgram, crossing: Sequence[int]) -> RowProgram:
+    """``spec`` with the operands ``crossing`` read from tiles, in which neighbours along the row are adjacent."""
+    return replace(
+        spec, operands=tuple(replace(o, inner="unit") if n in crossing else o for n, o in enumerate(spec.operands))
+    )
 
 
 def scratch_bytes(spec: RowProgram, dims: Sequence[Dim], isa: str) -> Dim:

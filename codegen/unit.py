@@ -13,7 +13,7 @@ from ..compiler.errors import LoweringError
 from . import render
 from .memory import ALIGNMENT, live_ranges, weight_bytes
 from .program import Buffer, Launch, Port, Program
-from .specs import KernelSpec, canonical, digest
+from .specs import KernelSpec, LinearSpec, MatmulSpec, RowProgram, canonical, digest
 
 #: Where the sources of the host lie; read as data, never imported.
 RUNTIME = Path(__file__).parent.parent / "runtime"
@@ -281,6 +281,7 @@ def _check_dim(program: Program, dim: Dim, where: str) -> None:
 def describe(program: Program) -> dict[str, Any]:
     """What the manifest says of a unit, as JSON-able data: ports, symbols, weights index, launches."""
     weights = sorted((b for b in program.buffers if b.kind == "weight"), key=lambda b: b.offset)
+    gathered = _gathered(program)
     return {
         "isa": program.isa,
         "symbols": [{"name": name, "min": low, "max": high} for name, (low, high) in program.symbols.items()],
@@ -289,7 +290,10 @@ def describe(program: Program) -> dict[str, Any]:
         "states": [_port(p) for p in program.states],
         "weights_bytes": weight_bytes(program),
         "weights": [
-            {"name": b.name, "offset": b.offset, "bytes": a.nbytes, "dtype": str(a.dtype), "shape": list(a.shape)}
+            {
+                "name": b.name, "offset": b.offset, "bytes": a.nbytes, "dtype": str(a.dtype), "shape": list(a.shape),
+                "gathered": b.name in gathered,
+            }
             for b, a in zip(weights, program.weights, strict=True)
         ],
         "launches": [
@@ -301,6 +305,33 @@ def describe(program: Program) -> dict[str, Any]:
             for launch in program.launches
         ],
     }  # fmt: skip
+
+
+def _gathered(program: Program) -> set[str]:
+    """Names of the weights that are only ever looked up row by row, such as embedding tables."""
+    looked_up: set[int] = set()
+    streamed: set[int] = set()
+    for launch in program.launches:
+        rows = _indexed_pointers(launch.spec)
+        for position, ref in enumerate(launch.pointers):
+            if ref.buffer is not None:
+                (looked_up if position in rows else streamed).add(ref.buffer)
+    return {program.buffers[b].name for b in looked_up - streamed if program.buffers[b].kind == "weight"}
+
+
+def _indexed_pointers(spec: KernelSpec) -> set[int]:
+    """Positions among a kernel's pointers of the operands that are addressed through an index."""
+    first, programs = 0, []
+    match spec:
+        case RowProgram():
+            programs = [spec]
+        case LinearSpec():
+            first = 5 if spec.compute == "w8a8" else 2
+            programs = [p for p in (spec.prologue, spec.tile, spec.row) if p is not None]
+        case MatmulSpec():
+            first, programs = 3, [spec.tile]
+    operands = [operand for p in programs for operand in p.operands]
+    return {first + i for i, operand in enumerate(operands) if operand.index is not None}
 
 
 def _port(port: Port) -> dict[str, Any]:

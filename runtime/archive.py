@@ -137,6 +137,11 @@ class Archive:
             raise self._refusal(f"was edited after it was made: {name} has another size", _AGAIN)
         return offset, size
 
+    @property
+    def descriptor(self) -> int:
+        """The open file."""
+        return self._file.fileno()
+
     def map(self, name: str) -> Mapping:
         """A member mapped read-only into memory."""
         offset, size = self.extent(name)
@@ -176,14 +181,10 @@ class Mapping:
             self._map = mmap.mmap(
                 descriptor, size + before, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ, offset=offset - before
             )
+            self._map.madvise(mmap.MADV_WILLNEED)  # read ahead
             self._whole = memoryview(self._map)
             self.view = self._whole[before:]
             self.address = _address(self.view)
-
-    def will_need(self) -> None:
-        """Ask the kernel to read the file ahead."""
-        if self._map is not None:
-            self._map.madvise(mmap.MADV_WILLNEED)
 
     def close(self) -> None:
         """Unmap; the address is no longer valid."""

@@ -7,14 +7,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import machine
-from .archive import WEIGHTS, Archive
-from .archive import Mapping as Mapped
+from .archive import Archive
 from .binary import Host, declare, load_code
 from .errors import ArtifactError, InputError
 from .model import Model
+from .weights import load_weights
 
 
-def load(path: str | os.PathLike[str], threads: int | None = None, concurrency: int = 1, verify: bool = False) -> Model:
+def load(
+    path: str | os.PathLike[str],
+    threads: int | None = None,
+    concurrency: int = 1,
+    verify: bool = False,
+    share_weights: bool = False,
+) -> Model:
     """Load an artifact.
 
     Loading runs code from the file: load only artifacts that you trust.
@@ -26,6 +32,8 @@ def load(path: str | os.PathLike[str], threads: int | None = None, concurrency: 
         concurrency: how many calls may run at the same time, from as many threads; further ones wait. They share the
             weights, each has its own memory for activations.
         verify: hash the weights as well (the manifest and the code always are).
+        share_weights: map all weights from the file, so that processes share one copy. Otherwise those that every call
+            streams through are read into huge pages, which is faster; embedding tables are mapped and shared in any case.
 
     Returns:
         The model, to be called with numpy arrays; a context manager.
@@ -48,7 +56,7 @@ def load(path: str | os.PathLike[str], threads: int | None = None, concurrency: 
         member = _host_member(archive)
         host = Host.shared() or Host.provide(archive.read(member))
         library = declare(load_code(archive.read(unit["binary"]), unit["name"]))
-        weights = _weights(archive, unit)
+        weights = load_weights(archive, unit, share_weights)
         if threads is None:
             threads = max(1, machine.default_threads() // concurrency)
         return Model(archive, unit, skipped, library, host, weights, threads, concurrency)
@@ -109,15 +117,3 @@ def _host_member(archive: Archive) -> str:
     raise ArtifactError(
         f"the host of {archive.path} needs {'; '.join(reasons) or 'to be in it'}", "compile the model again"
     )
-
-
-def _weights(archive: Archive, unit: Mapping[str, Any]) -> tuple[Mapped | None, int, int]:
-    """The mapped weights, and where those of the unit start and how many bytes they are."""
-    offset, size = unit["weights"]["offset"], unit["weights"]["bytes"]
-    if not size:
-        return None, 0, 0
-    mapping = archive.map(WEIGHTS)
-    if offset + size > mapping.size:
-        raise ArtifactError(f"{archive.path} has fewer weights than its code reads", "copy or compile it again")
-    mapping.will_need()
-    return mapping, mapping.address + offset, size

@@ -17,13 +17,13 @@ import numpy as np
 
 from . import binary
 from .archive import Archive
-from .archive import Mapping as Mapped
 from .binary import Host, UnitError
 from .context import Context, ContextPool
 from .errors import ArtifactError, InputError, RunError
 from .inputs import DTYPES, as_array, collect, listed
 from .shapes import Port, Shapes, Symbol, parse
 from .structure import Build, builder
+from .weights import Weights
 
 #: Shape signatures a model remembers; beyond that it starts afresh.
 MAX_SIGNATURES = 1024
@@ -83,11 +83,11 @@ class Model:
 
     def __init__(
         self, archive: Archive, unit: Mapping[str, Any], skipped: Mapping[str, str], library: ctypes.CDLL, host: Host,
-        weights: tuple[Mapped | None, int, int], threads: int, concurrency: int,
+        weights: Weights, threads: int, concurrency: int,
     ) -> None:  # fmt: skip
         manifest = archive.manifest
         self._archive, self._library = archive, library
-        self._mapping, address, size = weights
+        self._weights = weights
         self.manifest: dict[str, Any] = manifest
         self.unit, self.skipped = str(unit["name"]), dict(skipped)
         self.threads, self.concurrency = threads, concurrency
@@ -101,7 +101,7 @@ class Model:
         self._dtypes = [DTYPES[port.dtype] for port in self.inputs]
         self._masks = [dtype.alignment - 1 for dtype in self._dtypes]
         self._signatures: dict[tuple[tuple[int, ...], ...], _Signature] = {}
-        self._handle = _create(library, host, address, size)
+        self._handle = _create(library, host, weights.address, weights.size)
         host.reserve(threads, concurrency)
         counts = len(self.inputs), len(self.outputs), len(self.states)
         # Not a method: the pool would keep the model alive, and it has to die with its last reference.
@@ -379,8 +379,7 @@ class Model:
         self._pool.close()
         self._library.planish_destroy(self._handle)
         self._handle.value = None
-        if self._mapping is not None:
-            self._mapping.close()
+        self._weights.close()
         self._archive.close()
 
     def __enter__(self) -> Model:

@@ -216,10 +216,15 @@ def _index_put(b: Lowering, self: Value, indices: Sequence[Value | None], values
     raise Unsupported("writing to elements by index is supported only for a condition with one value or a plain range")
 
 
-@aten("masked_scatter", "nonzero", "masked_select", "unique2", "_unique2", "item", "_local_scalar_dense", "bincount",
+@aten("masked_scatter", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "bincount",
       "nonzero_numpy", "repeat_interleave.Tensor")  # fmt: skip
 def _depends_on_data(b: Lowering, **_: Any) -> Value:
-    raise Unsupported("its result depends on the data in a way that has no fixed size")
+    raise Unsupported("the size of its result depends on the data")
+
+
+@aten("item", "_local_scalar_dense")
+def _item(b: Lowering, **_: Any) -> Value:
+    raise Unsupported("it reads a number out of the data")
 
 
 @aten("fill.Scalar", "fill.Tensor")

@@ -61,37 +61,46 @@ class Varying:
     exact: bool = True
 
 
+@dataclass(frozen=True)
+class _Leaf:
+    """A tensor of the example and its place among the flattened arguments."""
+
+    index: int
+    tensor: torch.Tensor
+
+
 def varying_axes(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any) -> list[Varying]:
     """The axes that ``dynamic_shapes`` lets vary; a specification that does not fit is left for torch to complain about."""
     if not shapes:
         return []
-    leaves: dict[int, int] = {id(t): i for i, t in reversed(list(enumerate(pytree.tree_leaves((args, kwargs)))))}
+    leaves, tree = pytree.tree_flatten((args, kwargs))
+    marked = [_Leaf(i, t) if isinstance(t, torch.Tensor) else t for i, t in enumerate(leaves)]
+    try:
+        args, kwargs = pytree.tree_unflatten(marked, tree)
+        bound = inspect.signature(model.forward).bind(*args, **kwargs).arguments
+    except TypeError:
+        return []  # the call does not fit, which torch says better
     found: list[Varying] = []
 
     def visit(value: Any, spec: Any) -> None:
-        if spec is None or value is None:
-            return
-        if isinstance(value, torch.Tensor):
-            pairs = spec.items() if isinstance(spec, Mapping) else enumerate(spec)
-            for axis, dim in pairs:
-                if _varies(dim) and isinstance(axis, int) and -value.dim() <= axis < value.dim():
-                    found.append(_varying(leaves[id(value)], axis % value.dim(), dim))
+        if isinstance(value, _Leaf):
+            if isinstance(spec, (Mapping, list, tuple)):
+                rank = value.tensor.dim()
+                for axis, dim in spec.items() if isinstance(spec, Mapping) else enumerate(spec):
+                    if _varies(dim) and isinstance(axis, int) and -rank <= axis < rank:
+                        found.append(_varying(value.index, axis % rank, dim))
         elif isinstance(value, Mapping):
-            for key in value:
-                if isinstance(spec, Mapping) and key in spec:
-                    visit(value[key], spec[key])
-        elif isinstance(value, (list, tuple)) and isinstance(spec, (list, tuple)):
-            for item, part in zip(value, spec, strict=False):
-                visit(item, part)
+            if isinstance(spec, Mapping):
+                for key in value:
+                    visit(value[key], spec.get(key))
+        elif isinstance(value, (list, tuple)):
+            if isinstance(spec, (list, tuple)):
+                for item, part in zip(value, spec, strict=False):
+                    visit(item, part)
         elif type(value) in pytree.SUPPORTED_NODES:
             children, _ = pytree.SUPPORTED_NODES[type(value)].flatten_fn(value)
-            parts = list(spec.values()) if isinstance(spec, Mapping) else spec
-            visit(list(children), list(parts) if isinstance(parts, (list, tuple)) else [])
+            visit(list(children), list(spec.values()) if isinstance(spec, Mapping) else spec)
 
-    try:
-        bound = inspect.signature(model.forward).bind(*args, **kwargs).arguments
-    except TypeError:
-        return []  # torch says it better
     if isinstance(shapes, Mapping):
         flat = {k: v for name, value in bound.items() for k, v in ((name, value), *_keywords(model, name, value))}
         for name, spec in shapes.items():
@@ -129,26 +138,26 @@ def widened(args: tuple[Any, ...], kwargs: dict[str, Any], varying: Sequence[Var
     torch.export takes a size of 0 or 1 for a constant of the model; the model is traced with these instead.
     """
     leaves, spec = pytree.tree_flatten((args, kwargs))
-    small = [v for v in varying if isinstance(leaves[v.leaf], torch.Tensor) and leaves[v.leaf].shape[v.axis] < 2]
+    small = [v for v in varying if _is_small(v, leaves[v.leaf].shape[v.axis])]
     if not small:
         return None
     roots = {v.name for v in small if v.name is not None}
-    sizes: dict[str, int] = {}
-    for v in varying:
-        if v.name in roots and v.exact and v.name is not None:
-            low, high = getattr(v.dim, "min", 0) or 0, getattr(v.dim, "max", 1 << 40)
-            sizes[v.name] = int(min(max(2, low), high))
     for v in varying:
         have = leaves[v.leaf].shape[v.axis]
         if v.name is None:
-            want = 2 if have < 2 else have
-        elif v.name not in roots:
-            continue
+            want = max(have, 2)
+        elif v.name in roots:
+            want = max(2, getattr(v.dim, "min", 0) or 0) if v.exact else int(v.dim.fn(2))
+            want = min(want, getattr(v.dim, "max", want))
         else:
-            root = sizes.setdefault(v.name, 2)
-            want = root if v.exact else int(v.dim.fn(root)) if hasattr(v.dim, "fn") else max(have, 2)
+            continue
         leaves[v.leaf] = _resized(leaves[v.leaf], v.axis, want)
     return pytree.tree_unflatten(leaves, spec)
+
+
+def _is_small(v: Varying, size: int) -> bool:
+    """Whether the symbol behind an axis of this size is 0 or 1."""
+    return size < 2 if v.exact else hasattr(v.dim, "fn") and size in (v.dim.fn(0), v.dim.fn(1))
 
 
 def _resized(tensor: torch.Tensor, axis: int, size: int) -> torch.Tensor:

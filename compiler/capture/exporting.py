@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def quiet(debug: bool = False) -> Iterator[None]:
     ]  # fmt: skip
     before = [(logger, logger.disabled) for logger in loggers]
     handlers = {h for logger in loggers for h in logger.handlers}  # of loggers that appear meanwhile, too
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # a failing export prints its graph
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.disabled = True
@@ -124,12 +125,23 @@ def _causes(error: BaseException) -> list[BaseException]:
     return chain
 
 
+#: What torch says -> how to say it, tried in order.
+_REASONS = (
+    (r"You marked (.+?) as dynamic but your code specialized it to be a constant \((\w+)\)", r"it fixes \1 at \2"),
+    (r"Not all values of (\S+)(?: = \S+)? in the specified range.*? satisfy the generated guard (.+?)\.?$",
+     r"not every \1 satisfies \2"),
+    (r"The values of (\S+) = \S+ and (\S+) = \S+ must always be equal", r"\1 and \2 must be equal"),
+    (r"The values of (\S+)(?: = \S+)? and (.+?) must always be equal", r"\1 and \2 must be equal"),
+)  # fmt: skip
+
+
 def explained(error: BaseException) -> CaptureError:
     """A failure of torch.export as one sentence with the line of the model it comes from."""
     line = line_of_error(error)
     where = f" at {line}" if line else ""
-    text = "\n".join(str(e) for e in _causes(error))
-    names = {type(e).__name__ for e in _causes(error)}
+    causes = _causes(error)
+    text = "\n".join(str(e) for e in causes)
+    names = {type(e).__name__ for e in causes}
     if "GuardOnDataDependentSymNode" in names or "data-dependent" in text.lower():
         return CaptureError(
             f"the model takes a decision that depends on the data{where}, which cannot be captured",
@@ -137,41 +149,42 @@ def explained(error: BaseException) -> CaptureError:
         )
     if "Constraints violated" in text or "ConstraintViolationError" in names:
         return _violated(text)
-    if re.search(r"infer.*constant|specialized|specialised", text) and "dynamic" in text:
-        return CaptureError(f"a dimension that was declared dynamic is fixed by the model{where}: {_reason(text)}")
-    if "dynamic_shapes" in text or "dynamic shape" in text.lower():
-        return CaptureError(f"dynamic_shapes does not fit the model: {first_sentence(text)}")
-    if any(isinstance(e, (TypeError,)) and "argument" in str(e) for e in _causes(error)) and line is None:
+    if "`dynamic_shapes`" in text or "dynamic shape" in text.lower():
+        reason = re.split(r"(?<=[.\]]) (?:Alternatively|For more)", first_sentence(text))[0]
+        return CaptureError(f"dynamic_shapes does not fit the model: {reason.rstrip('.')}")
+    wrong_call = (
+        r"too many positional arguments|missing a required argument|got an unexpected keyword|multiple values for"
+    )
+    if re.search(wrong_call, text):
         return CaptureError(f"the model does not take these arguments: {_last_text(error)}")
     return CaptureError(f"torch.export cannot export the model{where}: {_last_text(error)}")
 
 
 def _last_text(error: BaseException) -> str:
-    chain = _causes(error)
-    telling = [e for e in chain if str(e).strip()]
+    telling = [e for e in _causes(error) if str(e).strip()]
     return first_sentence(str(telling[0])) if telling else type(error).__name__
 
 
-def _reason(text: str) -> str:
-    for line in text.splitlines():
-        line = line.strip(" -\t")
-        if any(word in line for word in ("inferred", "specialized", "marked", "constant")):
-            return re.sub(r"\s+", " ", line).rstrip(".")[:300]
-    return first_sentence(text)
+def _plain(reason: str) -> str:
+    reason = re.sub(
+        r"L\['(\w+)'\]((?:\['?\w+'?\])*)\.size\(\)\[(\d+)\]", r"\1\2.shape[\3]", re.sub(r"\s+", " ", reason).strip()
+    )
+    for pattern, words in _REASONS:
+        found = re.search(pattern, reason)
+        if found:
+            return found.expand(words)
+    return reason.rstrip(".")[:300]
 
 
 def _violated(text: str) -> CaptureError:
-    reasons = [
-        re.sub(r"\s+", " ", m).strip() for m in re.findall(r"^\s*-\s+(.*(?:\n(?!\s*-|Suggested|\s*$).*)*)", text, re.M)
-    ]
-    fixes = re.search(r"Suggested fixes:\s*\n((?:\s+.*\n?)+)", text)
-    suggestion = None
-    if fixes:
-        lines = [re.sub(r"\s+", " ", f).strip() for f in fixes.group(1).splitlines() if "=" in f]
-        suggestion = "torch suggests " + "; ".join(lines) if lines else None
-    reason = reasons[0].rstrip(".") if reasons else first_sentence(text)
+    items = re.findall(r"^[ ]*- (.*(?:\n(?![ ]*- |Suggested|[ ]*$).*)*)", text, re.M)
+    reasons = list(dict.fromkeys(_plain(item) for item in items))
+    fixes = re.search(r"Suggested fixes:\s*\n((?:[ ]+\S.*\n?)+)", text)
+    lines = [re.sub(r"\s+", " ", f).strip() for f in fixes.group(1).splitlines() if "=" in f] if fixes else []
+    reason = "; ".join(reasons[:3]) if reasons else first_sentence(text)
     return CaptureError(
-        f"the model does not work for every size that dynamic_shapes allows: {reason[:300]}", suggestion
+        f"the model does not work for every size that dynamic_shapes allows: {reason}",
+        "torch suggests " + "; ".join(lines) if lines else None,
     )
 
 

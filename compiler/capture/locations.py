@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import sysconfig
 import traceback
 from collections.abc import Mapping
 from functools import lru_cache
@@ -16,6 +17,7 @@ import torch
 from ..graph import Graph, Node
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
+_STANDARD = (sysconfig.get_paths()["stdlib"] + os.sep, sysconfig.get_paths()["platstdlib"] + os.sep)
 _TORCH = str(Path(torch.__file__).resolve().parent) + os.sep
 
 #: The ops a module is made for, most telling first: the one that takes the module's own name.
@@ -47,6 +49,12 @@ def source_line(stack_trace: str | None) -> str | None:
     return f"{_readable(frames[-1][0])}:{frames[-1][1]}" if frames else None
 
 
+def _is_source(filename: str) -> bool:
+    """Whether a file is there and is no part of Python itself."""
+    standard = filename.startswith(_STANDARD) and "site-packages" not in filename
+    return os.path.exists(filename) and not standard
+
+
 def line_of_error(error: BaseException) -> str | None:
     """``file:line`` of the model's own code that raised ``error``, looking through its causes; None if unknown."""
     ours = str(Path(__file__).resolve().parents[2]) + os.sep + "compiler" + os.sep
@@ -60,12 +68,7 @@ def line_of_error(error: BaseException) -> str | None:
             filename = str(Path(frame.f_code.co_filename).resolve())
             if filename.startswith(_TORCH):
                 inside_torch = True
-            elif (
-                inside_torch
-                and filename.startswith(os.sep)
-                and not filename.startswith(ours)
-                and os.path.exists(filename)
-            ):
+            elif inside_torch and not filename.startswith(ours) and _is_source(filename):
                 best = f"{_readable(filename)}:{line}"
         current = current.__cause__ or current.__context__
     if best is None:

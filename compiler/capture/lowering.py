@@ -63,6 +63,11 @@ class Failure:
     location: str | None
     path: str
 
+    @property
+    def final(self) -> bool:
+        """Whether writing the op in simpler ones cannot help."""
+        return "random" in self.why or "data" in self.why
+
 
 class Lowering:
     """The state of one walk; what handlers build with.
@@ -156,7 +161,8 @@ class Lowering:
         if handler is None:
             if not poisoned and self._folded(node):
                 return
-            self._fail(node, name, "")
+            random = isinstance(target, torch._ops.OpOverload) and is_random(target)
+            self._fail(node, name, "it draws random numbers" if random else "")
         elif poisoned:
             self.poisoned.add(node)
         else:
@@ -379,7 +385,7 @@ class Lowering:
         target = argument.target
         if target is operator.getitem:
             return self.concrete(argument.args[0])[argument.args[1]]  # type: ignore[index]
-        if not isinstance(target, torch._ops.OpOverload) or _is_random(target) or target._schema.is_mutable:
+        if not isinstance(target, torch._ops.OpOverload) or is_random(target) or target._schema.is_mutable:
             raise Unsupported("not a constant")
         args = [self.concrete(a) for a in argument.args]
         kwargs = {k: self.concrete(v) for k, v in argument.kwargs.items()}
@@ -389,8 +395,10 @@ class Lowering:
         return result
 
 
-def _is_random(target: torch._ops.OpOverload) -> bool:
-    return torch.Tag.nondeterministic_seeded in target.tags
+def is_random(target: torch._ops.OpOverload) -> bool:
+    """Whether an op itself draws random numbers; a composite one (``lstm``) is made of others that say so."""
+    seeded = torch.Tag.nondeterministic_seeded in target.tags
+    return seeded and not torch._C._dispatch_has_kernel_for_dispatch_key(target.name(), "CompositeImplicitAutograd")
 
 
 def _is_size_arithmetic(node: fx.Node) -> bool:

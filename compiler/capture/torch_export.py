@@ -130,8 +130,10 @@ def _root_class(program: ExportedProgram) -> str:
     for node in program.graph.nodes:
         stack = node.meta.get("nn_module_stack") or {}
         for entry in stack.values():
-            kind = entry[1] if isinstance(entry, tuple) else ""
-            return str(getattr(kind, "__name__", kind)).rsplit(".", 1)[-1] or "main"
+            path, kind = entry if isinstance(entry, tuple) else (None, "")
+            name = str(getattr(kind, "__name__", kind)).rsplit(".", 1)[-1]
+            if path == "" and name and not name.startswith("_empty"):  # sizes carry a stand-in of torch's
+                return name
     return "main"
 
 
@@ -142,20 +144,35 @@ def _lower(
     if needs_functionalization(program):
         program = decompose(program, {}, debug)
     tried: set[Any] = set()
+    first: list[Failure] = []
     while True:
         attempt = _Attempt(program, varying, parameters, name)
         try:
             attempt.run()
         except Unsupported as problem:
+            if first:
+                raise _all_failures(first) from problem
             raise CaptureError(f"the model cannot be captured: {problem}") from problem
         failures = attempt.lowering.failures
         if not failures:
             return attempt.captured()
-        table = decompositions([f.target for f in failures if f.target not in tried])
+        first = first or failures
+        table = decompositions([f.target for f in failures if f.target not in tried and not f.final])
         if not table:
-            raise _all_failures(failures)
+            raise _all_failures(_as_written(first, failures))
         tried |= set(table)
-        program = decompose(program, table, debug)
+        try:
+            program = decompose(program, table, debug)
+        except CaptureError as error:
+            raise _all_failures(first) from error
+
+
+def _as_written(first: list[Failure], last: list[Failure]) -> list[Failure]:
+    """What still fails, named as the model names it: an op that was decomposed in vain stands for its pieces."""
+    places = {(f.location, f.path) for f in last}
+    kept = [f for f in first if (f.location, f.path) in places]
+    named = {(f.location, f.path) for f in kept}
+    return kept + [f for f in last if (f.location, f.path) not in named]
 
 
 def _all_failures(failures: list[Failure]) -> CaptureError:
@@ -257,9 +274,10 @@ class _Attempt:
         wanted = []
         for spec, output in zip(self.program.graph_signature.output_specs, self.outputs, strict=True):
             if spec.kind in (OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION):
-                what = "buffer" if spec.kind is OutputKind.BUFFER_MUTATION else "input"
+                buffer = spec.kind is OutputKind.BUFFER_MUTATION
+                name = spec.target if buffer else next((n for n, _, a in self.user if a == spec.target), spec.target)
                 raise CaptureError(
-                    f"the model writes to its {what} {spec.target!r}",
+                    f"the model writes to its {'buffer' if buffer else 'input'} {name!r}",
                     "only models that leave their buffers and inputs alone can be captured",
                 )
             if spec.kind is OutputKind.USER_OUTPUT:

@@ -271,6 +271,8 @@ SHAPE: list[Case] = [
     ("pad_bool", lambda x: F.pad(x, (1, 1), value=True), (B,)),
     ("pad_int", lambda x: F.pad(x, (1, 1), value=7), (I,)),
     ("pad_rows", lambda x: F.pad(x, (0, 0, 0, 0, 1, 1)), (X,)),
+    ("pad_reflect", lambda x: F.pad(x, (2, 1), mode="reflect"), (X,)),
+    ("pad_edge", lambda x: F.pad(x, (2, 1), mode="replicate"), (X,)),
     ("pixel_shuffle", lambda x: F.pixel_shuffle(x, 2), (IMAGE,)),
     ("pixel_unshuffle", lambda x: F.pixel_unshuffle(x, 2), (IMAGE,)),
     ("channel_shuffle", lambda x: F.channel_shuffle(x, 2), (IMAGE,)),

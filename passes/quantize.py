@@ -31,6 +31,7 @@ class Quantize:
 
     name: ClassVar[str] = "quantize"
     version: ClassVar[int] = 1
+    lossy: ClassVar[bool] = True
     smooth: bool = True
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
@@ -139,12 +140,13 @@ class Quantize:
             weight = np.asarray(graph.array(node.inputs[1]), np.float32)
             scaled = weight if scale is None else weight * scale
             q, row_scale = quantize_rows(scaled)
+            rounded = q.astype(np.float32) * row_scale
             stem = node.inputs[1].name  # type: ignore[union-attr]
             q_value = graph.add_constant(q, f"{stem}.int8", before=node)
             s_value = graph.add_constant(row_scale, f"{stem}.scale", before=node)
             bias = node.inputs[2] if len(node.inputs) > 2 else None
-            if shift is not None:  # what the shift took off comes back here, exactly
-                back_in = (weight @ shift).astype(np.float32)
+            if shift is not None:  # what the shift took off comes back here
+                back_in = rounded @ (shift / scale).astype(np.float32)
                 held = graph.array(bias)
                 if held is not None or bias is None:
                     total = back_in if held is None else held + back_in
@@ -159,7 +161,7 @@ class Quantize:
             )  # fmt: skip
             result = new.output
             if centre is not None:  # the centre of a row times the row sums of the weights
-                sums = graph.add_constant(scaled.sum(axis=1).astype(np.float32), f"{stem}.sums", before=node)
+                sums = graph.add_constant(rounded.sum(axis=1), f"{stem}.sums", before=node)
                 part = graph.insert("mul", [centre, sums], before=node, name=node.name, sources=node.sources).output
                 result = graph.insert("add", [result, part], before=node, name=node.name, sources=node.sources).output
             graph.replace(node.output, result)

@@ -1,5 +1,6 @@
 """Smoothing: make activations easy to quantise by moving their outlier channels into the weights, and their offsets into the
-bias, before either is rounded. Exact in real numbers: ``x @ w.T = ((x - c) / s) @ (w * s).T + w @ c``.
+bias, before either is rounded. Exact in real numbers: ``x @ w.T = ((x - c) / s) @ (w * s).T + w @ c``. The last term is computed
+with the rounded weights, so that the shift itself costs nothing.
 
 The scale ``s = amax(x - c)**alpha / amax(w)**(1 - alpha)`` per input channel is SmoothQuant's (Xiao et al. 2022,
 arXiv:2211.10438), the shift ``c``, the middle of each channel's range, that of Outlier Suppression+ (Wei et al. 2023,
@@ -65,15 +66,16 @@ def choose(x: np.ndarray, low: np.ndarray, high: np.ndarray, weights: Sequence[n
     energy = float(np.square(want).sum()) or 1.0
 
     def error(shift: np.ndarray | None, scale: np.ndarray | None, centred: bool = False) -> float:
-        a, b, target = x, weight, want
+        a, b = (x, weight) if scale is None else (x / scale, weight * scale)
+        rounded = fake_quantize_rows(b)
+        target = want
         if shift is not None:
-            a, target = a - shift, want - weight @ shift
-        if scale is not None:
-            a, b = a / scale, weight * scale
+            moved = shift if scale is None else shift / scale
+            a, target = a - moved, target - rounded @ moved
         if centred:
             middle = (a.max(axis=1, keepdims=True) + a.min(axis=1, keepdims=True)) / 2
-            a, target = a - middle, target - middle * b.sum(axis=1)
-        return float(np.square(fake_quantize_rows(a) @ fake_quantize_rows(b).T - target).sum()) / energy
+            a, target = a - middle, target - middle * rounded.sum(axis=1)
+        return float(np.square(fake_quantize_rows(a) @ rounded.T - target).sum()) / energy
 
     plain = error(None, None)
     best = Smoothing(None, None, False, None, plain, plain)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..compiler.dims import Dim
+from ..compiler.dims import Dim, dim_min, floordiv
 from .expression import Context, Declared, Place, declare, row_place, written
 from .operations import BYTES, ELEMENT, NATURAL
 from .render import template
@@ -16,6 +16,9 @@ from .specs import Operand, RowProgram
 GRAIN = 8192
 #: Columns of the tiles in which operands are read that lie the other way round; their rows fill a cache line.
 TILE_COLUMNS = 128
+#: The longest rows that are turned whole, where a reduction needs all of the row; and what separates their starts, so
+#: that rows whose length is a power of two do not fall into the same sets of the cache.
+TURNED_LENGTH, TURNED_GAP = 4096, 16
 LINE_BYTES = 64
 
 
@@ -46,9 +49,12 @@ def render(spec: RowProgram, isa: str, name: str) -> str:
         *(f"const int64_t size{axis}" for axis in range(rank)),
         "const int64_t length",
     ]
-    crossing = _crossing(spec, names) if splits and rank else []
-    smallest = min((BYTES[spec.operands[n].dtype] for n in crossing), default=LINE_BYTES)
-    tile_rows = max(16, LINE_BYTES // smallest)
+    crossing = _crossing(spec) if rank else []
+    tile_rows = _tile_rows(spec, crossing)
+    pitch = str(TILE_COLUMNS) if splits else "pitch"
+    turn = [line for n in crossing for line in _turn(n, names[n], places[n], spec.operands[n], tile_rows, splits)]
+    if crossing and not splits:
+        turn.insert(0, f"const int64_t pitch = (length + 15) / 16 * 16 + {TURNED_GAP};")
     return template(
         "cpu/row.cpp.j2",
         name=name,
@@ -61,18 +67,19 @@ def render(spec: RowProgram, isa: str, name: str) -> str:
         worker_bytes=f"d[{dim + len(extra)}]",
         pointers=[place.pointer for place in places],
         advance=_advance(rank),
-        turn=[line for n in crossing for line in _turn(n, names[n], places[n], spec.operands[n], tile_rows)],
+        turn=turn,
         tile_pointers=[
-            f"t{n} + (row - first) * {TILE_COLUMNS} - begin" if n in crossing else place.pointer
+            f"t{n} + (row - first) * {pitch}{' - begin' if splits else ''}" if n in crossing else place.pointer
             for n, place in enumerate(places)
         ],
         body=plan.emit(context),
-        tile_body=RowPlan(_upright(spec, crossing), isa).emit(context) if crossing else [],
+        tile_body=RowPlan(_upright(spec, crossing), isa).emit(replace(context, scratch="kept")) if crossing else [],
         splits=splits,
         grain=GRAIN,
         crossing=[names[n] for n in crossing],
         tile_rows=tile_rows,
         tile_columns=TILE_COLUMNS,
+        turned_length=TURNED_LENGTH,
     )
 
 
@@ -102,21 +109,35 @@ def _advance(rank: int) -> str:
     return text
 
 
-def _turn(number: int, names: Declared, place: Place, operand: Operand, rows: int) -> list[str]:
-    """Statements that read a tile of an operand whose elements are adjacent across rows."""
-    tile, stride = f"t{number}", names.inner
+def _turn(number: int, names: Declared, place: Place, operand: Operand, rows: int, splits: bool) -> list[str]:
+    """Statements that read a tile of an operand whose elements are adjacent across rows.
+
+    A tile of some columns stands on the stack; a tile of whole rows at the front of the scratch memory.
+    """
+    tile, stride, element = f"t{number}", names.inner, ELEMENT[operand.dtype]
+    if splits:
+        arguments = f"{stride}, last - first, end - begin, {tile}, {TILE_COLUMNS}"
+        return [
+            f"alignas(64) {element} {tile}[{rows * TILE_COLUMNS}];",
+            f"read_transposed({place.pointer} + begin * {stride}, {arguments});",
+        ]
     return [
-        f"alignas(64) {ELEMENT[operand.dtype]} {tile}[{rows * TILE_COLUMNS}];",
-        f"read_transposed({place.pointer} + begin * {stride}, {stride}, last - first, end - begin, {tile}, {TILE_COLUMNS});",
+        f"{element}* const {tile} = ({element}*)kept;",
+        f"kept += {rows} * pitch * sizeof({element});",
+        f"read_transposed({place.pointer}, {stride}, last - first, length, {tile}, pitch);",
     ]
 
 
-def _crossing(spec: RowProgram, names: Sequence[Declared]) -> list[int]:
+def _crossing(spec: RowProgram) -> list[int]:
     """Operands that are read with a stride, if they can be turned upright through tiles: no write has a stride."""
-    strided = [n for n, name in enumerate(names) if name.inner]
+    strided = [n for n, operand in enumerate(spec.operands) if operand.inner == "strided"]
     if any(n in written(spec) or spec.operands[n].index is not None for n in strided):
         return []
     return strided
+
+
+def _tile_rows(spec: RowProgram, crossing: Sequence[int]) -> int:
+    return max(16, LINE_BYTES // min((BYTES[spec.operands[n].dtype] for n in crossing), default=LINE_BYTES))
 
 
 def _upright(spec: RowProgram, crossing: Sequence[int]) -> RowProgram:
@@ -127,5 +148,13 @@ def _upright(spec: RowProgram, crossing: Sequence[int]) -> RowProgram:
 
 
 def scratch_bytes(spec: RowProgram, dims: Sequence[Dim], isa: str) -> Dim:
-    """Bytes of private memory per worker: what :class:`RowPlan` keeps of one row."""
-    return RowPlan(spec, isa).scratch_bytes(dims[spec.outer_rank])
+    """Bytes of private memory per worker: what :class:`RowPlan` keeps of one row, and whole rows that are turned."""
+    spec = as_bits(spec)
+    plan, length, crossing = RowPlan(spec, isa), dims[spec.outer_rank], _crossing(spec)
+    total = plan.scratch_bytes(length)
+    if crossing and spec.outer_rank and (plan.reduces or plan.kept):
+        total = RowPlan(_upright(spec, crossing), isa).scratch_bytes(length) + total
+        pitch = floordiv(dim_min(length, TURNED_LENGTH) + 15, 16) * 16 + TURNED_GAP
+        for n in crossing:
+            total = total + pitch * (_tile_rows(spec, crossing) * BYTES[spec.operands[n].dtype])
+    return total

@@ -299,6 +299,28 @@ def test_reductions(storage: str, isa: str) -> None:
             np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
+@pytest.mark.parametrize("isa", RUNNABLE)
+def test_reductions_down_columns(isa: str) -> None:
+    """Mean and largest deviation over the middle axis of [batch, length, width]; bf16 and f32 operands."""
+    s = programs.Steps()
+    x = s("load", 0)
+    mean = s.mean(x)
+    s.store(1, mean)
+    s.store(2, s("max", s("abs", s("sub", s("exp", x), s("exp", mean)))))
+    scalar = Operand("f32", "broadcast")
+    kernel = build_kernel(RowProgram((Operand("f32", "strided"), scalar, scalar), tuple(s.steps), 2), isa)
+    for batch, length, width in [(1, 1, 1), (2, 5, 37), (3, 64, 16), (2, 130, 50), (1, 4097, 3), (2, 0, 4)]:
+        x_ = _normal(batch, length, width)
+        means, largest = np.zeros((batch, width), np.float32), np.zeros((batch, width), np.float32)
+        dims = [batch, width, length, length * width, 1, width, width, 1, width, 1]
+        for workers in (1, 3):
+            kernel([x_, means, largest], dims, workers=workers)
+            if length:
+                want = x_.astype(np.float64).mean(1)
+                np.testing.assert_allclose(means, want, rtol=1e-5, atol=1e-6)
+                np.testing.assert_allclose(largest, np.abs(np.exp(x_) - np.exp(want)[:, None]).max(1), rtol=1e-5, atol=1e-6)
+
+
 def test_rows_of_long_programs_are_kept_in_scratch() -> None:
     program = programs.add_norm_quantize()
     size = scratch_bytes(program, [symbol("m"), symbol("n")], "avx2")

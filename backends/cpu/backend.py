@@ -53,7 +53,11 @@ class CpuBackend:
         env = {}
         for value in node.operands:
             array = None if node._graph is None else node._graph.array(value)
-            env[value] = piece.add_input(value.name, value.type) if array is None else piece.add_constant(array, value.name, value.dtype)
+            env[value] = (
+                piece.add_input(value.name, value.type)
+                if array is None
+                else piece.add_constant(array, value.name, value.dtype)
+            )
         twin = piece.insert(node.op, [None if v is None else env[v] for v in node.inputs], node.attrs,
                             regions=[r.copy() for r in node.regions])  # fmt: skip
         piece.outputs = list(twin.outputs)
@@ -94,7 +98,7 @@ class CpuBackend:
         from . import toolchain
 
         text = host_source()
-        return toolchain.build(text, "portable").read_bytes(), text
+        return toolchain.build(text, "portable", extra_flags=("-pthread",)).read_bytes(), text
 
     def measure(self, requests: Sequence[Any], target: Target) -> list[float]:
         """Seconds of each request: (graph, inputs, threads), the median of interleaved runs of the kernels that would ship.

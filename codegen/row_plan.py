@@ -250,7 +250,8 @@ class RowPlan:
                 else:
                     arguments = [argument(a, step, values) for a in step.args]
                     value = evaluate(step, arguments, _at(context, column))
-                body.append(bind(names(step.result), value))
+                # (what ends as a constant, such as isnan of an integer, is spread over the lanes)
+                body.append(bind(names(step.result), Typed(value.lanes, value.domain)))
                 values[step.result] = Typed(names(step.result), value.domain)
                 if step.result in current.kept:
                     body.append(f"{names(step.result)}kept[{index}] = {names(step.result)};")
@@ -278,7 +279,7 @@ class RowPlan:
             return 4 if len(reductions) == 1 else 2 if reductions else 1
         if costly:
             return 2 if reductions else 1
-        return 4 if len(body) <= 8 and len(reductions) <= 2 else 2
+        return 4 if len(body) <= 8 and len(reductions) <= 2 else 2 if len(body) <= 24 else 1
 
 
 def _key(step: Step) -> Key:

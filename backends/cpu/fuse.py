@@ -144,7 +144,7 @@ class Fuse:
             producer = value.node
             if value in group.inside_outputs or producer is None or producer in chain or at[producer] < start:
                 continue
-            if group.anchor is not None or depth == 0 or value.use_count > 1 or not self._seeds_rows(producer):
+            if depth == 0 or value.use_count > 1 or not self._seeds_rows(producer):
                 return None
             more = self._absorbable(producer, group, start, at, taken, depth - 1)
             if more is None:

@@ -154,11 +154,37 @@ class StepWriter:
 
     def _quantize_dynamic(self, node: Node) -> None:
         x = self.read(node.inputs[0])
-        amax = self.emit("absmax", x)
+        amax = self._centred_absmax(node.inputs[0])
+        if amax is None:
+            amax = self.emit("absmax", x)
         positive = self.emit("gt", amax, 0.0, domain="bool")
         inverse = self.emit("where", positive, self.emit("div", 127.0, amax), 0.0)
         self.env[node.outputs[1]] = self.emit("div", amax, 127.0)
         self.env[node.outputs[0]] = self.emit("quantize_i8", x, inverse, domain="i32")
+
+    def _centred_absmax(self, value: Value | None) -> str | None:
+        """absmax(y - c) as max(max(y) - c, c - min(y)) where the row's extremes are known already; None elsewhere.
+
+        Subtraction rounds monotonically, so the two are equal to the last bit, for NaN and infinities too.
+        """
+        node = None if value is None else value.node
+        if node is None or node.op != "sub" or not isinstance(self.env.get(node.output), str):
+            return None
+        y, centre = node.inputs
+        if y is None or centre is None or centre.shape[-1:] != (1,) or centre.type.rank != y.type.rank:
+            return None
+        ends = [
+            self.env.get(u.output)
+            for op in ("reduce_max", "reduce_min")
+            for u in y.users
+            if u.op == op and u.attrs["keepdim"] and [a % y.type.rank for a in u.attrs["axes"]] == [y.type.rank - 1]
+        ]
+        if len(ends) != 2 or any(end is None for end in ends):
+            return None
+        c = self.read(centre)
+        amax = self.emit("maximum", self.emit("sub", ends[0], c), self.emit("sub", c, ends[1]))  # type: ignore[arg-type]
+        finite = self.emit("lt", amax, float("inf"), domain="bool")  # as absmax: an infinity counts as NaN
+        return self.emit("where", finite, amax, float("nan"))
 
     def _reduce(self, node: Node) -> None:
         x, name, kind = self.read(node.inputs[0]), node.op[len("reduce_") :], domain(node.output.dtype)

@@ -6,7 +6,7 @@ import ctypes
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from ctypes import c_char, c_double, c_int64, c_void_p
+from ctypes import c_char, c_int64, c_void_p
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -18,6 +18,7 @@ import numpy as np
 from . import binary
 from .archive import Archive
 from .binary import Host, UnitError
+from .bound import Bound
 from .context import Context, ContextPool
 from .errors import ArtifactError, InputError, RunError
 from .inputs import DTYPES, as_array, collect, listed
@@ -396,88 +397,6 @@ class Model:
         name = self.manifest.get("name", "")
         takes, gives = ", ".join(map(str, self.inputs)), ", ".join(map(str, self.outputs))
         return f"<planish.Model {name!r} ({self.unit}): {takes} -> {gives}>"
-
-
-class Bound:
-    """A model with its inputs' memory fixed: ``bound()`` runs it. Made by :meth:`Model.bind`.
-
-    Attributes:
-        inputs: name -> array that every call reads; write into it to change the input.
-        outputs: name -> array that every call fills.
-        symbols: value of every symbol.
-    """
-
-    def __init__(self, model: Model, inputs: list[np.ndarray]) -> None:
-        signature = model._signature(tuple(array.shape for array in inputs))
-        outputs = [_empty(shape, dtype) for shape, dtype in signature.outputs]
-        self._model, self._flat, self._signature = model, outputs, signature
-        self._states = model._own_states
-        self.symbols = dict(signature.env)
-        self.inputs = dict(zip(model._names, inputs, strict=True))
-        self.outputs = dict(zip([port.name for port in model.outputs], outputs, strict=True))
-        self._context = model._context()
-        model._fill(self._context, inputs, outputs, self._states)
-        context = self._context
-        if model._library.planish_bind(
-            context.handle, context.inputs, signature.symbols, context.outputs, context.states, context.error_pointer
-        ):
-            raise model._failure(context.error)
-        self._run, self._handle = model._library.planish_run_bound, context.handle
-        self._result = model._build(outputs)
-        model._bound.add(self)
-
-    def __call__(self) -> Any:
-        """Run the model; the result holds the same arrays every time.
-
-        Raises:
-            RunError: an index was out of range, or the model is closed.
-        """
-        handle = self._handle
-        if handle is None:
-            raise RunError("the model is closed", "load it again")
-        if self._run(handle):
-            self._fail()
-        return self._model._build(self._flat) if self._model._live_result else self._result
-
-    def _fail(self) -> None:
-        """Run once more with an error structure to learn what was wrong."""
-        context, signature = self._context, self._signature
-        arguments = (
-            context.handle,
-            context.inputs,
-            signature.symbols,
-            context.outputs,
-            context.states,
-            context.error_pointer,
-        )
-        code = self._model._library.planish_run(*arguments)
-        self._model._library.planish_bind(*arguments)
-        raise self._model._failure(context.error) if code else RunError("the model failed")
-
-    def time_launches(self, repeat: int) -> list[list[float]]:
-        """Seconds per call and launch, of ``repeat`` calls after two that do not count."""
-        self()
-        self()
-        seconds = (c_double * max(len(self._model._launches), 1))()
-        found = []
-        self._context.time(seconds)
-        try:
-            for _ in range(repeat):
-                ctypes.memset(seconds, 0, ctypes.sizeof(seconds))
-                self()
-                found.append(list(seconds)[: len(self._model._launches)])
-        finally:
-            self._context.time(None)
-        return found
-
-    def close(self) -> None:
-        """Free its context."""
-        self._handle = None
-        self._context.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_context", None) is not None:
-            self.close()
 
 
 def _ports(entries: Sequence[Mapping[str, Any]]) -> tuple[Port, ...]:

@@ -4,7 +4,7 @@ runtime and the artifact share. Nothing here depends on the templates of the rea
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -170,8 +170,8 @@ def unit_part(program: Program, name: str = "", **changes: Any) -> UnitPart:
     level = levels.level(program.isa)
     given: dict[str, Any] = {
         "name": name or f"cpu-{program.isa}",
-        "binary": build_unit(program).read_bytes(),
-        "source": source_of(program),
+        "binary": changes.get("binary") or build_unit(program).read_bytes(),
+        "source": changes.get("source") or source_of(program),
         "description": describe(program),
         "weights": program.weights,
         "machine": platform.machine(),
@@ -187,7 +187,7 @@ def package(program: Program, structure: Mapping[str, Any] | None = None, **chan
     items = [{"kind": "tensor", "index": i} for i in range(len(names))]
     given: dict[str, Any] = {
         "name": "test",
-        "units": [unit_part(program)],
+        "units": changes.get("units") or [unit_part(program)],
         "hosts": [HostPart(host_binary(), host_source(), platform.machine())],
         "structure": structure or {"kind": "dict", "keys": names, "items": items},
         **changes,
@@ -199,6 +199,3 @@ def save(tmp_path: Path, program: Program, structure: Mapping[str, Any] | None =
     path = tmp_path / "model.planish"
     package(program, structure, **changes).save(path)
     return path
-
-
-LOOSE: Callable[..., Any] = np.testing.assert_allclose

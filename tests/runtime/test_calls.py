@@ -252,8 +252,8 @@ def test_a_fixed_dimension_and_an_expression(tmp_path: Path) -> None:
     x, y = b.input("x", (2 * n + 1, 3)), b.output("y", (2 * n + 1, 3))
     b.launch("copy", [x, y], [(2 * n + 1) * 12])
     with planish.load(save(tmp_path, b.program)) as model:
-        x = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
-        np.testing.assert_array_equal(model(x)["y"], x)
+        given = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
+        np.testing.assert_array_equal(model(given)["y"], given)
         with pytest.raises(planish.InputError, match="dimension 1 of x is 4 and has to be 3"):
             model(np.zeros((7, 4), np.float32))
         with pytest.raises(planish.InputError, match=r"dimension 0 of x \(2\*n \+ 1\) is 8 and has to be 7"):

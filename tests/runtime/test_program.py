@@ -12,13 +12,26 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit_harness import BATCH, SEQ, Builder, affine_program, build_unit, chain_program, named, save, source_of
+from kernel_harness import RUNNABLE
+from unit_harness import (
+    BATCH,
+    SEQ,
+    Builder,
+    affine_program,
+    build_unit,
+    chain_program,
+    named,
+    save,
+    source_of,
+    unit_part,
+)
 
 import planish
 from planish.backends.cpu import toolchain
 from planish.codegen import memory
 from planish.codegen.program import Buffer, Launch, Port, Program, Ref
-from planish.codegen.unit import RUNTIME, c_dim, c_string, check
+from planish.codegen.specs import Operand, RowProgram, Step
+from planish.codegen.unit import RUNTIME, c_dim, c_string, check, render_unit
 from planish.compiler.dims import Dim, dim_max, dim_min, evaluate, floordiv, mod, symbol
 from planish.compiler.errors import LoweringError
 from planish.compiler.types import DType
@@ -215,14 +228,14 @@ def test_states_live_across_calls(tmp_path: Path) -> None:
     b.launch("nothing", [x], [])
     b.launch("count", [b.state("calls", (1,)), y], [])
     with planish.load(save(tmp_path, b.program)) as model:
-        x = np.zeros(2, np.float32)
-        assert [int(model(x)["y"]) for _ in range(3)] == [1, 2, 3]
+        given = np.zeros(2, np.float32)
+        assert [int(model(given)["y"]) for _ in range(3)] == [1, 2, 3]
         mine = model.new_states()
-        assert [int(model(x, states=mine)["y"]) for _ in range(2)] == [1, 2]
+        assert [int(model(given, states=mine)["y"]) for _ in range(2)] == [1, 2]
         assert mine["calls"][0] == 2
-        assert int(model(x)["y"]) == 4
+        assert int(model(given)["y"]) == 4
         with pytest.raises(planish.InputError, match=r"the state calls has to be an array as new_states\(\) makes it"):
-            model(x, states={"calls": np.zeros(1, np.float32)})
+            model(given, states={"calls": np.zeros(1, np.float32)})
 
 
 def test_timing_covers_every_launch(tmp_path: Path) -> None:
@@ -230,6 +243,26 @@ def test_timing_covers_every_launch(tmp_path: Path) -> None:
         found = model.profile(np.ones(5000, np.float32), repeat=3)
         assert [f.label for f in found] == [f"affine.{i}" for i in range(6)] + ["add.6"]
         assert all(f.seconds > 0 for f in found)
+
+
+@pytest.mark.parametrize("isa", RUNNABLE)
+def test_generated_kernels_in_a_program(tmp_path: Path, isa: str) -> None:
+    """The real preamble and a real kernel beside the header and the program, at every level: ``y = relu(2 x + 1)``."""
+    steps = (
+        Step("load", "x", (0,)), Step("mul", "double", ("x", 2.0)), Step("add", "sum", ("double", 1.0)),
+        Step("relu", "kept", ("sum",)), Step("store", "", (1, "kept")),
+    )  # fmt: skip
+    b = Builder(batch=(1, 8), seq=(1, 512))
+    b.program.isa = isa
+    pointers = Ref(b.input("x", (BATCH, SEQ))), Ref(b.output("y", (BATCH, SEQ)))
+    spec = RowProgram((Operand("f32"), Operand("f32")), steps)
+    b.program.launches.append(Launch(spec, pointers, (BATCH, SEQ, SEQ, SEQ), "relu", flops=3 * BATCH * SEQ))
+    text = render_unit(b.program)
+    unit = unit_part(b.program, binary=toolchain.build(text, isa).read_bytes(), source=text)
+    with planish.load(save(tmp_path, b.program, units=[unit]), threads=2) as model:
+        x = np.random.default_rng(1).normal(size=(5, 301)).astype(np.float32)
+        np.testing.assert_array_equal(model(x)["y"], np.maximum(x * np.float32(2) + np.float32(1), 0))
+        assert model.profile(x, repeat=2)[0].flops == 3 * 5 * 301
 
 
 # -- what a program may not be -----------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from ..dims import Dim, product
 from ..graph import Value
 from ..types import DType
 from .aten_elementwise import arithmetic
+from .aten_resample import adaptive_average
 from .aten_shape import broadcast_shapes, broadcast_to
 from .lowering import Lowering, Scalar, aten
 from .symbols import Unsupported
@@ -333,9 +334,10 @@ def _adaptive_pool(b: Lowering, self: Value, output_size: Any) -> Any:
         result = self
     else:
         sizes = [self.shape[a] for a in axes]
-        if not all(
-            isinstance(s, int) and isinstance(w, int) and s % w == 0 for s, w in zip(sizes, wanted, strict=True)
-        ):
+        fixed = all(isinstance(s, int) and isinstance(w, int) for s, w in zip(sizes, wanted, strict=True))
+        if fixed and kind == "avg" and any(s % w for s, w in zip(sizes, wanted, strict=True)):
+            return adaptive_average(b, self, wanted)
+        if not fixed or any(s % w for s, w in zip(sizes, wanted, strict=True)):
             raise Unsupported("adaptive pooling to windows of unequal size is not supported")
         kernel = tuple(s // w for s, w in zip(sizes, wanted, strict=True))
         windows = {"kernel": kernel, "stride": kernel, "padding": (0,) * spatial}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +91,7 @@ class Lowering:
         self._constants: dict[tuple[object, ...], Value] = {}
         self._keep: list[torch.Tensor] = []
         self._roots: dict[fx.Node, fx.Node] = {}
+        self._written: set[fx.Node] = set()
         self._path = ""
         self._location: str | None = None
 
@@ -116,6 +117,7 @@ class Lowering:
     def walk(self, graph: fx.Graph, owner: fx.GraphModule) -> Any:
         """Lower every node of ``graph``; returns the arguments of its output node."""
         self._roots.update(roots(graph) or {})
+        self._written = set(self._roots.values())
         for node in graph.nodes:
             if node.op == "get_attr":
                 self._get_attr(node, owner)
@@ -168,16 +170,11 @@ class Lowering:
         else:
             try:
                 self._env[node] = self._checked(handler(self, **_arguments(self, node, handler)))
-                if root is not None:
-                    self._rebind(root, node)
+                if root is not None:  # every name of the tensor that was written to means the result from here on
+                    self._env[root] = self._env.pop(node)
             except (Unsupported, PlanishError) as problem:
                 if not self._folded(node):
                     self._fail(node, name, problem.message if isinstance(problem, PlanishError) else str(problem))
-
-    def _rebind(self, root: fx.Node, node: fx.Node) -> None:
-        """Everything that names the tensor an in-place op wrote to means its result from here on."""
-        for other in (root, *(n for n, r in self._roots.items() if r is root and n in self._env)):
-            self._env[other] = self._env[node]
 
     def _vanishes(self, node: fx.Node) -> bool:
         target = node.target
@@ -218,6 +215,7 @@ class Lowering:
         self.poisoned.add(node)
 
     def _of_node(self, node: fx.Node) -> Any:
+        node = self._roots.get(node, node)
         if node in self._env:
             return self._env[node]
         if node in self._tensors:
@@ -293,15 +291,6 @@ class Lowering:
         """Shape of the result at hand, as torch sees it."""
         return self.symbols.shape(self.fake.shape)
 
-    def fake_of(self, argument: str) -> Any:
-        """What torch says of an argument of the op at hand, by its name in the schema."""
-        schema = self.node.target._schema  # type: ignore[union-attr]
-        for i, arg in enumerate(schema.arguments):
-            if arg.name == argument:
-                given = self.node.args[i] if i < len(self.node.args) else self.node.kwargs.get(argument)
-                return given.meta["val"] if isinstance(given, fx.Node) else given
-        raise KeyError(argument)
-
     def cast(self, value: Value, dtype: DType) -> Value:
         """``value`` with another element type; itself if it has that one."""
         return value if value.dtype is dtype else self.emit("cast", value, dtype=dtype)
@@ -374,6 +363,8 @@ class Lowering:
             raise Unsupported("a size that varies")
         if not isinstance(argument, fx.Node):
             return argument
+        if argument in self._roots or argument in self._written:
+            raise Unsupported("it is written to")
         if argument in self._tensors:
             return self._tensors[argument][1].detach()
         value = argument.meta.get("val")
@@ -456,9 +447,3 @@ def exactly(value: float, dtype: DType) -> bool:
         bits = float_to_bf16(np.array([value], np.float32)).astype(np.uint32) << 16
         return float(bits.view(np.float32)[0]) == value
     return float(np.float16(value)) == value
-
-
-def prefixes(names: Iterable[str]) -> list[str]:
-    """Every registered op whose name starts with one of ``names`` (for tests)."""
-    starts = tuple(f"aten.{n}" for n in names)
-    return [op for op in HANDLERS if op.startswith(starts)]

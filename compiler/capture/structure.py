@@ -35,7 +35,7 @@ def structure_of(spec: Any, leaf: Callable[[int], Structure]) -> Structure:
             position += 1
             return leaf(position - 1)
         kind, context = node.type, node.context
-        items = [read(child) for child in node.children()]
+        items = [read(child) for child in _children(node)]
         name = getattr(kind, "__name__", str(kind))
         if kind in (list, tuple):
             return {"kind": name, "items": items}
@@ -49,6 +49,10 @@ def structure_of(spec: Any, leaf: Callable[[int], Structure]) -> Structure:
         return {"kind": "object", "class": name, "keys": keys, "items": items}
 
     return read(spec)
+
+
+def _children(node: Any) -> list[Any]:
+    return node.children() if hasattr(node, "children") else node.children_specs  # older torch
 
 
 def _children_names(context: Any, count: int) -> list[Any] | None:

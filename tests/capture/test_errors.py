@@ -95,12 +95,14 @@ def test_what_cannot_be_captured(fn: Callable[[Tensor], Tensor], words: list[str
 
 def test_a_buffer_that_is_written() -> None:
     class Counter(nn.Module):
+        count: Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.register_buffer("count", torch.zeros(1))
 
         def forward(self, x: Tensor) -> Tensor:
-            self.count.add_(1)  # type: ignore[operator]
+            self.count.add_(1)
             return x + self.count
 
     assert "writes to its buffer 'count'" in refused(Counter(), (X,)).message

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ...compiler.dims import Dim, product
+from ...compiler.dims import Dim, floordiv, product
 from ...compiler.errors import LoweringError
 from ...compiler.graph import Graph, Node, Value
 from ...compiler.ops import REDUCTIONS
@@ -147,9 +147,12 @@ def _arg_reduce(b: Builder, node: Node) -> Value:
 
 
 def _matmul(b: Builder, node: Node) -> Value | None:
-    """A product with a constant matrix is a linear."""
+    """A product with a constant matrix is a linear; f16 is computed in f32."""
     x, w = node.inputs
     assert x is not None and w is not None
+    if x.dtype is DType.f16:
+        wide = b("matmul", b("cast", x, dtype=DType.f32), b("cast", w, dtype=DType.f32))
+        return _as_type(b, wide, node.output.dtype)
     array = b.graph.array(w)
     if array is None or w.type.rank != 2 or x.dtype not in (DType.f32, DType.bf16):
         return None
@@ -205,13 +208,47 @@ def _attention(b: Builder, node: Node) -> Value | None:
     q, k, v = node.inputs[:3]
     mask = node.inputs[3] if len(node.inputs) > 3 else None
     assert q is not None and k is not None and v is not None
-    if q.dtype in (DType.f16, DType.f64):
+    if q.dtype is DType.f64:
+        return _plain_attention(b, node, q, k, v, mask)
+    if q.dtype is DType.f16:
         q, k, v = (b("cast", i, dtype=DType.f32) for i in (q, k, v))
         y = b("attention", q, k, v, mask, **{**node.attrs, "out_dtype": None})
-        return b("cast", y, dtype=node.output.dtype)
+        return _as_type(b, y, node.output.dtype)
     if mask is not None and mask.dtype not in (DType.bool, DType.f32):
         return b("attention", q, k, v, b("cast", mask, dtype=DType.f32), **node.attrs)
     return None
+
+
+def _plain_attention(b: Builder, node: Node, q: Value, k: Value, v: Value, mask: Value | None) -> Value:
+    """Attention in a type that its kernel does not have: two products and a softmax, with the scores in memory."""
+    k, v = (_repeat_heads(b, i, q.shape[1]) for i in (k, v))
+    scores = b("mul", b("matmul", q, b("transpose", k, perm=(0, 1, 3, 2))), b.full(float(node.attrs["scale"]), q))
+    visible: Value | None = None
+    if node.attrs["causal"]:
+        rows = b("reshape", b("arange", end=q.shape[2]), shape=(q.shape[2], 1))
+        last = b("add", rows, b.full(node.attrs["causal_offset"], rows))
+        visible = b("le", b("arange", end=k.shape[2]), last)
+    if mask is not None and mask.dtype is DType.bool:
+        visible = mask if visible is None else b("logical_and", visible, mask)
+    elif mask is not None:
+        scores = b("add", scores, _as_type(b, mask, q.dtype))
+    if visible is not None:
+        scores = b("where", visible, scores, b.full(-float("inf"), scores))
+    weights = b("softmax", scores, axis=-1)
+    if visible is not None and node.attrs["empty_row"] == "zero":
+        seen = b("reduce_any", visible, axes=(visible.type.rank - 1,), keepdim=True)
+        weights = b("where", seen, weights, b.full(0.0, weights))
+    return _as_type(b, b("matmul", weights, v), node.output.dtype)
+
+
+def _repeat_heads(b: Builder, x: Value, heads: Dim) -> Value:
+    """Key or value heads, each as often as query heads share it."""
+    batch, shared, *rest = x.shape
+    if shared == heads:
+        return x
+    apart = b("reshape", x, shape=(batch, shared, 1, *rest))
+    wide = b("expand", apart, shape=(batch, shared, floordiv(heads, shared), *rest))
+    return b("reshape", wide, shape=(batch, heads, *rest))
 
 
 # -- convolution and pooling ----------------------------------------------------------------------------------------------
@@ -244,7 +281,10 @@ def _conv(b: Builder, node: Node) -> Value:
     if array is None:
         raise LoweringError(f"the kernel of the convolution {node.name} is computed at run time")
     if x.dtype is DType.f16:
-        raise LoweringError("there is no f16 convolution", "compile the model in float32")
+        wide = b.constant(array.astype(np.float32), w.name)
+        rest = [v if v is None else b("cast", v, dtype=DType.f32) for v in rest]
+        y = b("conv", b("cast", x, dtype=DType.f32), wide, *rest, **{**node.attrs, "out_dtype": None})
+        return _as_type(b, y, node.output.dtype)
     bias = rest[0] if rest else None
     stride, padding, dilation, groups = (node.attrs[a] for a in ("stride", "padding", "dilation", "groups"))
     kernel, sizes = array.shape[2:], node.output.shape[2:]
@@ -275,10 +315,11 @@ def _dense_conv(b: Builder, node: Node, x: Value, array: np.ndarray, bias: Value
     w_dtype = DType.bf16 if array.dtype == np.uint16 else None
     name = f"{node.name}.weight" if node.name else "conv.weight"
     if all(k == 1 for k in kernel):
+        x = _padded(b, x, padding)
         for axis, step in enumerate(stride, start=2):
             if step != 1:
                 x = b("slice", x, axis=axis, start=0, end=step * (sizes[axis - 2] - 1) + 1, step=step)
-        rows = b("transpose", _padded(b, x, padding), perm=order)
+        rows = b("transpose", x, perm=order)
         weight = array.reshape(array.shape[0], -1)
     elif tuple(kernel) == tuple(stride) and not any(padding) and all(d == 1 for d in dilation):
         for axis, (k, size) in enumerate(zip(kernel, sizes, strict=True), start=2):

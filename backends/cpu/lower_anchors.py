@@ -41,7 +41,8 @@ class FlatBuilder(ProgramBuilder):
             if found is None:
                 raise LoweringError(f"an operand of shape {access.view.shape} has no single row stride")
             row, inner = found
-            kind = "unit" if inner == 1 else "broadcast" if inner == 0 else "strided"
+            lone = self.space[-1] == 1  # one element per row: where values vary, it is a row of one
+            kind = "unit" if inner == 1 or lone else "broadcast" if inner == 0 else "strided"
             operands.append(Operand(access.storage, kind, access.index))  # type: ignore[arg-type]
             tail.append(row)
             if kind == "strided":
@@ -242,7 +243,7 @@ def lower_attention(low: Lowering, region: Region, anchor: Node) -> None:
         raise LoweringError("the head size must be known at compile time")
     if q.dtype not in (DType.f32, DType.bf16):
         raise LoweringError(f"there is no attention kernel for {q.dtype}")
-    ((inside, result),) = region.results
+    ((_, result),) = region.results
     out = low.allocate(result, low.preferred_order(result))
     kind: Literal["none", "bias", "bool"] = "none"
     mask_ref, mask_strides = NULL, [0, 0, 0, 0]
@@ -299,7 +300,8 @@ def lower_matmul(low: Lowering, region: Region, anchor: Node) -> None:
     builder.writer.store(-1, builder.writer.env[inside])
     operands = []
     for access in builder.accesses:
-        kind = "unit" if access.strides[-1] == 1 else "broadcast" if access.strides[-1] == 0 else "strided"
+        lone = space[-1] == 1
+        kind = "unit" if access.strides[-1] == 1 or lone else "broadcast" if access.strides[-1] == 0 else "strided"
         operands.append(Operand(access.storage, kind, access.index))  # type: ignore[arg-type]
         tail.extend(access.strides)
     program = RowProgram(tuple(operands), tuple(builder.writer.steps), max(len(space) - 1, 1), None, len(builder.extra))

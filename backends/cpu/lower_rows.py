@@ -99,7 +99,9 @@ class ProgramBuilder:
             value = self.writer.emit("add", wide, start, domain="f64")
             self.writer.env[node.output] = self.writer.emit("cast", value, domain=domain(node.output.dtype))
 
-    def _position_along(self, axis: int) -> str:
+    def _position_along(self, axis: int) -> Arg:
+        if self.space[axis] == 1:
+            return 0
         self.positional = True
         if axis == len(self.space) - 1:
             return self.writer.emit("inner", domain="i64")
@@ -255,10 +257,8 @@ def lower_lookup_elements(low: Lowering, region: Region) -> None:
     low.launch(region, program, pointers, sizes)
 
 
-def copy_program(
-    source: View, to: View, storage: Storage, to_storage: Storage
-) -> tuple[RowProgram, list[int], list[Dim]]:
-    """A copy between views of equal shape: (program, operand order, run-time arguments)."""
+def copy_program(source: View, to: View, storage: Storage, to_storage: Storage) -> tuple[RowProgram, list[Dim]]:
+    """A copy between views of equal shape: (program, run-time arguments)."""
     shape = to.shape or (1,)
     strides = [list(source.strides or (0,)), list(to.strides or (0,))]
     strides = [[0 if d == 1 else s for d, s in zip(shape, row, strict=True)] for row in strides]
@@ -274,7 +274,7 @@ def copy_program(
         tail.extend(s[:-1])
         if k == "strided":
             tail.append(s[-1])
-    return program, [0, 1], [*sizes, *tail]
+    return program, [*sizes, *tail]
 
 
 def fill_program(view: View, dtype: DType, number: object) -> tuple[RowProgram, list[Dim]]:

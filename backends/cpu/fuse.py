@@ -81,9 +81,8 @@ class Fuse:
         at = settle(graph)
         taken: set[Node] = set()
         groups: list[Group] = []
-        for node in list(graph.nodes):
-            if node.op in (*_LINEARS, "matmul") and node not in taken:
-                groups.append(self._grow(graph, node, Group([], node.output.shape, node), at, taken))
+        anchors = [n for n in graph.nodes if n.op in (*_LINEARS, "matmul")]
+        groups.extend(self._grow(graph, n, Group([], n.output.shape, n), at, taken) for n in anchors)
         for node in list(graph.nodes):
             if node not in taken and self._seeds_rows(node):
                 space = node.inputs[0].shape if reduces_rows(node) else node.outputs[0].shape  # type: ignore[union-attr]

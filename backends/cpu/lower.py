@@ -130,17 +130,9 @@ class Lowering:
         label = region.label if moved is None else "copy"
         self.program.launches.append(
             Launch(
-                spec,
-                tuple(pointers),
-                tuple(dims_),
-                label,
-                scratch,
-                region.sources,
-                precision,
-                total.flops,
-                total.bytes,
-            )  # fmt: skip
-        )
+                spec, tuple(pointers), tuple(dims_), label, scratch, region.sources, precision, total.flops, total.bytes
+            )
+        )  # fmt: skip
 
     def copy(
         self, source: View, to: View, dtype: DType, storage: Storage, owner: Node, to_storage: Storage | None = None
@@ -301,7 +293,7 @@ def lower_rows_copy(
     """A copy as a row program of one load and one store."""
     from .lower_rows import copy_program
 
-    program, order, sizes = copy_program(source, to, storage, to_storage)
+    program, sizes = copy_program(source, to, storage, to_storage)
     width = dtype.size
     region = Region(owner, (owner,), {}, ())
     pointers = [low.ref(source, width), low.ref(to, width)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ...compiler.dims import Dim, divide_exactly, product
 
@@ -58,7 +59,9 @@ class View:
     def reshape(self, shape: Sequence[Dim]) -> View | None:
         """The same elements in another shape without copying; None if the strides do not allow it."""
         if 0 in shape:
-            return View(self.buffer, tuple(shape), contiguous_strides(shape), self.offset)  # there is nothing to address
+            return View(
+                self.buffer, tuple(shape), contiguous_strides(shape), self.offset
+            )  # there is nothing to address
         old = [(d, s) for d, s in zip(self.shape, self.strides, strict=True) if d != 1]
         strides: list[Dim] = [0] * len(shape)
         new = [i for i, d in enumerate(shape) if d != 1]
@@ -99,7 +102,7 @@ def fold_axes(shape: Sequence[Dim], strides: Sequence[Dim]) -> tuple[Dim, Dim] |
         return 1, 0
     if all(s == 0 for _, s in pairs):
         return product(d for d, _ in pairs), 0
-    for a, b in zip(pairs, pairs[1:], strict=False):
+    for a, b in pairwise(pairs):
         if a[1] != b[1] * b[0]:
             return None
     return product(d for d, _ in pairs), pairs[-1][1]

@@ -226,6 +226,7 @@ def generated(g: Sketch) -> list[Value]:
         g("full", value=S, shape=(B,), dtype=I64), g("add", x, g("full", value=B * S + 1, shape=(), dtype=F32)),
         g("mul", x, g("cast", run, dtype=F32)), g("arange", start=2, end=S + 2, step=1),
         g("arange", start=B, end=B + 7, step=3, dtype=I32), g("full", value=True, shape=(S,), dtype=BOOL),
+        g("arange", start=B, end=B + 1), g("add", g.input(S, 1), g("cast", g("arange", start=S, end=S + 1), dtype=F32)),
         g("arange", start=0.5, end=3.0, step=0.5, dtype=F32), g("arange", start=9, end=-1, step=-2),
     ]  # fmt: skip
 

@@ -11,6 +11,7 @@ Example::
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -21,6 +22,9 @@ from planish.backends.cpu import isa as levels
 from planish.backends.cpu import toolchain
 from planish.codegen.render import kernel_name, preamble, render_kernel, scratch_bytes
 from planish.codegen.specs import ISA_LEVELS, KernelSpec
+
+#: Set where tests run again with kernels built for the address and undefined-behaviour sanitizers.
+SANITIZE = os.environ.get("PLANISH_TEST_SANITIZE") == "1"
 
 #: The levels that the machine of this test run can execute.
 RUNNABLE = [name for name in ISA_LEVELS if name in levels.available()]
@@ -114,13 +118,13 @@ def aligned(shape: int | tuple[int, ...], dtype: np.typing.DTypeLike, alignment:
     return raw[start : start + count * kind.itemsize].view(kind).reshape(shape)
 
 
-def build_kernel(spec: KernelSpec, isa: str, sanitize: bool = False) -> Kernel:
+def build_kernel(spec: KernelSpec, isa: str, sanitize: bool = SANITIZE) -> Kernel:
     """The kernel of ``spec`` for ``isa``, built once per process (and once per digest on disk)."""
     return build_kernels((spec,), isa, sanitize)[0]
 
 
 @cache
-def build_kernels(specs: tuple[KernelSpec, ...], isa: str, sanitize: bool = False) -> list[Kernel]:
+def build_kernels(specs: tuple[KernelSpec, ...], isa: str, sanitize: bool = SANITIZE) -> list[Kernel]:
     """Several kernels from one build, which is quicker than a build each."""
     path = toolchain.build(unit_text(specs, isa), isa, sanitize=sanitize, extra_flags=("-pthread",))
     return [Kernel(spec, isa, str(path)) for spec in specs]

@@ -134,7 +134,7 @@ def build(
     lowered = time.perf_counter()
     if progress is not None:
         progress("building kernels", 0, 0)
-    binary, source = family.build(program, Path())
+    binary, source = family.build(program)
     seconds = {"passes": passed - began, "lower": lowered - passed, "build": time.perf_counter() - lowered}
     return Built(program, binary, source, working, result.notes, seconds, pipeline, context.data)
 
@@ -247,7 +247,7 @@ def package(
     from .codegen.unit import describe as describe_unit
 
     family = backend(target.backend)
-    host, host_source = family.build_host()  # type: ignore[attr-defined]
+    host, host_source = family.build_host()
     level = isa.level(target.level)
     machine = platform.machine() if level.machine == "any" else level.machine
     unit = UnitPart(

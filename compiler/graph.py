@@ -233,6 +233,15 @@ class Graph:
             value._users[node] = value._users.get(node, 0) + 1
         return node
 
+    def derive(
+        self, node: Node, op: str, inputs: Sequence[Value | None], attrs: Attrs | None = None, *, hint: str = ""
+    ) -> Value:
+        """Insert an op with one output in front of ``node``, with its name, location and sources; returns the output."""
+        new = self.insert(
+            op, inputs, attrs, before=node, name=node.name, location=node.location, sources=node.sources, hint=hint
+        )
+        return new.output
+
     def _link(self, node: Node, before: Node | None) -> None:
         assert before is None or before._graph is self, "`before` is a node of another graph"
         previous = self._last if before is None else before._previous

@@ -175,7 +175,7 @@ def _matmul(attrs: Attrs, a: Tensor, b: Tensor) -> Tensor:
 
 @_reference("conv")
 def _conv(attrs: Attrs, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    fn = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[x.dim() - 2]
+    fn: Callable[..., Tensor] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[x.dim() - 2]
     wide = [t if t is None or t.dtype not in (torch.bfloat16, torch.float16) else t.float() for t in (x, weight, bias)]
     result = fn(*wide, attrs["stride"], attrs["padding"], attrs["dilation"], attrs["groups"])
     return result.to(_out(attrs, x))

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any, Protocol
 
 from .errors import UsageError
@@ -78,7 +77,7 @@ class Capabilities:
 
 
 class Backend(Protocol):
-    """A target family. Everything but ``measure`` and ``build`` is pure."""
+    """A target family. Everything but ``build`` is pure. (Measuring kernels joins with the precision search.)"""
 
     name: str
     #: The levels, each implying the one before; empty if there is one only.
@@ -96,8 +95,12 @@ class Backend(Protocol):
     def supports(self, node: Node, target: Target) -> str | None:
         """None if there is a kernel for ``node``, else the reason why not."""
 
-    def measure(self, requests: Sequence[Any], target: Target) -> list[float]:
-        """Seconds of each request (a fused region, its dims, threads); one build for the batch, cached on disk."""
+    def build_host(self) -> tuple[bytes, str]:
+        """What every artifact for this family carries to run its units (a thread pool): shared object and source.
+
+        Raises:
+            ToolchainError: the toolchain is missing or it failed.
+        """
 
     def lower(self, graph: Graph, target: Target) -> Any:
         """The unit: source text, launch data and packed weights. Pure.
@@ -106,8 +109,8 @@ class Backend(Protocol):
             LoweringError: there is no kernel for a node.
         """
 
-    def build(self, unit: Any, directory: Path) -> Any:
-        """Run the toolchain on ``unit``; cached by digest.
+    def build(self, unit: Any) -> tuple[bytes, str]:
+        """Run the toolchain on ``unit``, cached by digest: the shared object and the source it was made from.
 
         Raises:
             ToolchainError: it is missing or it failed.

@@ -10,6 +10,8 @@ import numpy as np
 
 from .dims import Dim, product
 
+_Bool = bool  # inside DType, `bool` is a member
+
 
 class DType(StrEnum):
     """An element type. ``bf16`` has no numpy type: its arrays are ``uint16`` holding the upper half of the float32."""
@@ -31,11 +33,11 @@ class DType(StrEnum):
         return {"f64": 8, "i64": 8, "f32": 4, "i32": 4, "f16": 2, "bf16": 2, "i16": 2}.get(self.value, 1)
 
     @property
-    def is_float(self) -> bool:
+    def is_float(self) -> _Bool:
         return self in (DType.f64, DType.f32, DType.f16, DType.bf16)
 
     @property
-    def is_integer(self) -> bool:
+    def is_integer(self) -> _Bool:
         return not self.is_float and self is not DType.bool
 
     @property

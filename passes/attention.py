@@ -77,7 +77,7 @@ def _swapped(graph: Graph, value: Value, before: Node) -> Value:
         value, perm = node.inputs[0], tuple(node.attrs["perm"][p] for p in perm)
         if list(perm) == list(range(rank)):
             return value
-    return graph.insert("transpose", [value], {"perm": perm}, before=before, name=before.name).output
+    return graph.derive(before, "transpose", [value], {"perm": perm})
 
 
 def _scores(graph: Graph, value: Value, found: list[Value], visible: list[Value], scale: float) -> Scores:
@@ -109,11 +109,13 @@ def _scores(graph: Graph, value: Value, found: list[Value], visible: list[Value]
         condition, a, b = node.inputs
         assert condition is not None and a is not None and b is not None
         for kept, other, inverted in ((a, b, False), (b, a, True)):
-            number = uniform(graph, other)
-            if isinstance(number, (int, float)) and number <= _HIDDEN and kept.shape == value.shape:
+            fill = uniform(graph, other)
+            if isinstance(fill, (int, float)) and fill <= _HIDDEN and kept.shape == value.shape:
                 seen = condition if not inverted else _negated(graph, condition, node)
-                if number != -math.inf:
-                    return _scores(graph, kept, [*found, _as_bias(graph, seen, number, node)], visible, scale)
+                if fill != -math.inf:
+                    if scale != 1.0:
+                        raise NoAttentionError("the scale multiplies the mask too")
+                    return _scores(graph, kept, [*found, _as_bias(graph, seen, fill, node)], visible, scale)
                 return _scores(graph, kept, found, [*visible, seen], scale)
     if node.op == "matmul":
         return _product(graph, node, found, visible, scale)
@@ -127,12 +129,10 @@ def _as_bias(graph: Graph, seen: Value, number: float, before: Node) -> Value:
     """
     if number > -1e30:
         raise NoAttentionError(f"keys are hidden with {number:g}, which does not absorb the scores")
-    where = {"before": before, "name": before.name, "sources": before.sources}
     zero, low = (
-        graph.insert("full", [], {"value": v, "shape": (), "dtype": DType.f32}, **where).output  # type: ignore[arg-type]
-        for v in (0.0, float(number))
+        graph.derive(before, "full", [], {"value": v, "shape": (), "dtype": DType.f32}) for v in (0.0, float(number))
     )
-    return graph.insert("where", [seen, zero, low], **where).output  # type: ignore[arg-type]
+    return graph.derive(before, "where", [seen, zero, low])
 
 
 def _leads_to_product(value: Value, depth: int = 8) -> bool:
@@ -150,7 +150,7 @@ def _negated(graph: Graph, condition: Value, before: Node) -> Value:
     node = condition.node
     if node is not None and node.op == "logical_not" and node.inputs[0] is not None:
         return node.inputs[0]
-    return graph.insert("logical_not", [condition], before=before, name=before.name, sources=before.sources).output
+    return graph.derive(before, "logical_not", [condition])
 
 
 def _product(graph: Graph, node: Node, masks: list[Value], visible: list[Value], scale: float) -> Scores:
@@ -269,7 +269,6 @@ class RecognizeAttention:
             self._insert(graph, product, scores, v)
 
     def _insert(self, graph: Graph, product: Node, scores: Scores, v: Value) -> None:
-        where = {"before": product, "name": product.name, "location": product.location}
         sources = tuple(dict.fromkeys(s for n in (product, scores.q.node, scores.k.node) if n for s in n.sources))
         q, k = scores.q, scores.k
         rank = q.type.rank
@@ -280,34 +279,34 @@ class RecognizeAttention:
             shape = (1,) * (4 - value.type.rank) + value.shape
             if value.type.rank == 3 and value in (q, k, v):  # [batch * heads, sequence, head]: heads are batches of one
                 shape = (value.shape[0], 1, *value.shape[1:])
-            return graph.insert("reshape", [value], {"shape": shape}, **where).output  # type: ignore[arg-type]
+            return graph.derive(product, "reshape", [value], {"shape": shape})
 
         def mask_of(value: Value) -> Value:
             if rank == 4:
                 return four(value)
             shape = (1,) * (3 - value.type.rank) + value.shape
-            return graph.insert("reshape", [value], {"shape": (shape[0], 1, *shape[1:])}, **where).output  # type: ignore[arg-type]
+            return graph.derive(product, "reshape", [value], {"shape": (shape[0], 1, *shape[1:])})
 
         mask: Value | None = None
         for seen in scores.visible:
             part = mask_of(seen)
-            mask = part if mask is None else graph.insert("logical_and", [mask, part], **where).output  # type: ignore[arg-type]
+            mask = part if mask is None else graph.derive(product, "logical_and", [mask, part])
         if scores.masks:
             if mask is not None:
                 raise NoAttentionError("one mask is added and another one selects")
             for added in scores.masks:
-                wide = (
-                    added
-                    if added.dtype is DType.f32
-                    else graph.insert("cast", [added], {"dtype": DType.f32}, **where).output
-                )  # type: ignore[arg-type]
+                f32 = added.dtype is DType.f32
+                wide = added if f32 else graph.derive(product, "cast", [added], {"dtype": DType.f32})
                 part = mask_of(wide)
-                mask = part if mask is None else graph.insert("add", [mask, part], **where).output  # type: ignore[arg-type]
+                mask = part if mask is None else graph.derive(product, "add", [mask, part])
         inputs = [four(q), four(k), four(v), *([mask] if mask is not None else [])]
-        made = graph.insert("attention", inputs, {"scale": scores.scale}, sources=sources, **where)  # type: ignore[arg-type]
+        made = graph.insert(
+            "attention", inputs, {"scale": scores.scale}, before=product, name=product.name, location=product.location,
+            sources=sources,
+        )  # fmt: skip
         out = made.output
         if out.shape != product.output.shape:
-            out = graph.insert("reshape", [out], {"shape": product.output.shape}, **where).output  # type: ignore[arg-type]
+            out = graph.derive(product, "reshape", [out], {"shape": product.output.shape})
         graph.replace(product.output, out)
 
     def _split_mask(self, graph: Graph, node: Node) -> int:
@@ -325,14 +324,12 @@ class RecognizeAttention:
                 rest.append(part)
         if offset is None:
             return 0
-        where = {"before": node, "name": node.name, "location": node.location, "sources": node.sources}
         joined: Value | None = None
         for part in rest:
-            joined = part if joined is None else graph.insert("logical_and", [joined, part], **where).output  # type: ignore[arg-type]
+            joined = part if joined is None else graph.derive(node, "logical_and", [joined, part])
         inputs = [*node.inputs[:3], *([joined] if joined is not None else [])]
         attrs = {**node.attrs, "causal": True, "causal_offset": offset}
-        new = graph.insert("attention", inputs, attrs, hint=node.output.name, **where)  # type: ignore[arg-type]
-        graph.replace(node.output, new.output)
+        graph.replace(node.output, graph.derive(node, "attention", inputs, attrs, hint=node.output.name))
         graph.erase(node)
         return 1
 
@@ -343,11 +340,8 @@ class RecognizeAttention:
         narrow = [_ungrouped(x, q.shape[1]) for x in (k, v)]
         if narrow[0] is k or narrow[1] is v or narrow[0].shape[1] != narrow[1].shape[1]:
             return 0
-        new = graph.insert(
-            "attention", [q, *narrow, *node.inputs[3:]], node.attrs, before=node, name=node.name, location=node.location,
-            sources=node.sources, hint=node.output.name,
-        )  # fmt: skip
-        graph.replace(node.output, new.output)
+        shared = graph.derive(node, "attention", [q, *narrow, *node.inputs[3:]], node.attrs, hint=node.output.name)
+        graph.replace(node.output, shared)
         graph.erase(node)
         return 1
 

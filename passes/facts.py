@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,8 +75,10 @@ def integer_range(graph: Graph, value: Value | None, depth: int = _DEPTH) -> tup
             return None
         if node.op == "sub":
             return a[0] - b[1], a[1] - b[0]
-        fn = {"add": lambda x, y: x + y, "mul": lambda x, y: x * y, "minimum": min, "maximum": max}[node.op]
-        corners = [fn(x, y) for x in a for y in b]
+        combine: dict[str, Callable[[int, int], int]] = {
+            "add": operator.add, "mul": operator.mul, "minimum": min, "maximum": max,
+        }  # fmt: skip
+        corners = [combine[node.op](x, y) for x in a for y in b]
         return min(corners), max(corners)
     return None
 

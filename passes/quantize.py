@@ -62,11 +62,8 @@ class Quantize:
         count = 3 if node.op == "attention" else 2
         attrs = {**node.attrs, "out_dtype": node.output.dtype}
         operands = [self._rounded(graph, v, node) if v is not None else None for v in node.inputs[:count]]
-        new = graph.insert(
-            node.op, [*operands, *node.inputs[count:]], attrs, before=node, name=node.name, location=node.location,
-            sources=node.sources, hint=node.output.name,
-        )  # fmt: skip
-        graph.replace(node.output, new.output)
+        new = graph.derive(node, node.op, [*operands, *node.inputs[count:]], attrs, hint=node.output.name)
+        graph.replace(node.output, new)
         graph.erase(node)
 
     def _rounded(self, graph: Graph, value: Value, node: Node) -> Value:
@@ -75,10 +72,7 @@ class Quantize:
             return graph.add_constant(float_to_bf16(array), value.name, DType.bf16, before=node)
         if value.dtype is DType.bf16:
             return value
-        return graph.insert(
-            "cast", [value], {"dtype": DType.bf16}, before=node, name=node.name, location=node.location,
-            sources=node.sources,
-        ).output  # fmt: skip
+        return graph.derive(node, "cast", [value], {"dtype": DType.bf16})
 
     # -- int8 -----------------------------------------------------------------------------------------------------------
     def _int8(self, graph: Graph, linears: dict[Value, list[Node]], context: PassContext) -> None:
@@ -113,29 +107,33 @@ class Quantize:
         first = min(readers, key=order.__getitem__)
         scale = None if smoothing is None else smoothing.scale
         shift = None if smoothing is None else smoothing.shift
-        source = {"name": first.name, "location": first.location, "sources": first.sources}
         smoothed = x
         if scale is not None:
             inverse = (1.0 / scale).astype(np.float32)
             factor = graph.add_constant(inverse, f"{first.name}.smooth", before=first)
-            smoothed = graph.insert("mul", [x, factor], before=first, **source).output  # type: ignore[arg-type]
+            smoothed = graph.derive(first, "mul", [x, factor])
             if shift is not None:
                 offset = graph.add_constant(shift * inverse, f"{first.name}.shift", before=first)
-                smoothed = graph.insert("sub", [smoothed, offset], before=first, **source).output  # type: ignore[arg-type]
+                smoothed = graph.derive(first, "sub", [smoothed, offset])
         centre: Value | None = None
         if smoothing is not None and smoothing.centred:
             ends = [
-                graph.insert(
-                    op, [smoothed], {"axes": (x.type.rank - 1,), "keepdim": True}, before=first, **source
-                ).output  # type: ignore[arg-type]
+                graph.derive(first, op, [smoothed], {"axes": (x.type.rank - 1,), "keepdim": True})
                 for op in ("reduce_max", "reduce_min")
             ]
-            half = graph.insert("full", [], {"value": 0.5, "shape": (), "dtype": DType.f32}, before=first).output
-            both = graph.insert("add", ends, before=first, **source).output  # type: ignore[arg-type]
-            centre = graph.insert("mul", [both, half], before=first, **source).output  # type: ignore[arg-type]
-            smoothed = graph.insert("sub", [smoothed, centre], before=first, **source).output  # type: ignore[arg-type]
-        quantised = graph.insert("quantize_dynamic", [smoothed], before=first, **source)  # type: ignore[arg-type]
-        back = graph.insert("dequantize", quantised.outputs, before=first, **source).output  # type: ignore[arg-type]
+            half = graph.derive(first, "full", [], {"value": 0.5, "shape": (), "dtype": DType.f32})
+            both = graph.derive(first, "add", ends)
+            centre = graph.derive(first, "mul", [both, half])
+            smoothed = graph.derive(first, "sub", [smoothed, centre])
+        quantised = graph.insert(
+            "quantize_dynamic",
+            [smoothed],
+            before=first,
+            name=first.name,
+            location=first.location,
+            sources=first.sources,
+        )
+        back = graph.derive(first, "dequantize", quantised.outputs)
         for node in readers:
             weight = np.asarray(graph.array(node.inputs[1]), np.float32)
             scaled = weight if scale is None else weight * scale
@@ -153,16 +151,12 @@ class Quantize:
                     bias = graph.add_constant(total, f"{stem}.bias", before=node)
                 else:
                     extra = graph.add_constant(back_in, f"{stem}.bias", before=node)
-                    bias = graph.insert("add", [bias, extra], before=node, name=node.name).output
-            w = graph.insert("dequantize", [q_value, s_value], before=node, name=node.name, sources=node.sources).output
-            new = graph.insert(
-                "linear", [back, w, bias], node.attrs, before=node, name=node.name, location=node.location,
-                sources=node.sources, hint=node.output.name,
-            )  # fmt: skip
-            result = new.output
+                    bias = graph.derive(node, "add", [bias, extra])
+            w = graph.derive(node, "dequantize", [q_value, s_value])
+            result = graph.derive(node, "linear", [back, w, bias], node.attrs, hint=node.output.name)
             if centre is not None:  # the centre of a row times the row sums of the weights
                 sums = graph.add_constant(rounded.sum(axis=1), f"{stem}.sums", before=node)
-                part = graph.insert("mul", [centre, sums], before=node, name=node.name, sources=node.sources).output
-                result = graph.insert("add", [result, part], before=node, name=node.name, sources=node.sources).output
+                part = graph.derive(node, "mul", [centre, sums])
+                result = graph.derive(node, "add", [result, part])
             graph.replace(node.output, result)
             graph.erase(node)

@@ -228,23 +228,22 @@ def patch_conv_to_linear(graph: Graph, node: Node) -> bool:
     kernel, sizes, spatial = array.shape[2:], node.output.shape[2:], x.type.rank - 2
     if tuple(kernel) != tuple(attrs["stride"]) or all(k == 1 for k in kernel):
         return False
-    where = {"before": node, "name": node.name, "location": node.location, "sources": node.sources}
     for axis, (k, size) in enumerate(zip(kernel, sizes, strict=True), start=2):
         if x.shape[axis] != k * size:
-            x = graph.insert("slice", [x], {"axis": axis, "start": 0, "end": k * size}, **where).output
+            x = graph.derive(node, "slice", [x], {"axis": axis, "start": 0, "end": k * size})
     split = [x.shape[0], x.shape[1]]
     for k, size in zip(kernel, sizes, strict=True):
         split.extend([size, k])
     perm = (0, *range(2, 2 + 2 * spatial, 2), 1, *range(3, 3 + 2 * spatial, 2))
-    apart = graph.insert("reshape", [x], {"shape": tuple(split)}, **where).output
-    moved = graph.insert("transpose", [apart], {"perm": perm}, **where).output
-    rows = graph.insert("reshape", [moved], {"shape": (x.shape[0], *sizes, array[0].size)}, **where).output
+    apart = graph.derive(node, "reshape", [x], {"shape": tuple(split)})
+    moved = graph.derive(node, "transpose", [apart], {"perm": perm})
+    rows = graph.derive(node, "reshape", [moved], {"shape": (x.shape[0], *sizes, array[0].size)})
     flat = np.ascontiguousarray(array.reshape(array.shape[0], -1))
     weight = graph.add_constant(flat, w.name, DType.bf16 if array.dtype == np.uint16 else None, before=node)
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    y = graph.insert("linear", [rows, weight, bias], {"out_dtype": attrs["out_dtype"]}, **where).output
+    y = graph.derive(node, "linear", [rows, weight, bias], {"out_dtype": attrs["out_dtype"]})
     back = (0, spatial + 1, *range(1, spatial + 1))
-    graph.replace(node.output, graph.insert("transpose", [y], {"perm": back}, **where).output)
+    graph.replace(node.output, graph.derive(node, "transpose", [y], {"perm": back}))
     graph.erase(node)
     return True
 

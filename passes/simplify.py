@@ -21,17 +21,7 @@ Simplify = Callable[[Graph, Node], "Value | None"]
 
 
 def _add(graph: Graph, node: Node, op: str, inputs: list[Value | None], **attrs: object) -> Value:
-    new = graph.insert(
-        op,
-        inputs,
-        attrs,
-        before=node,
-        name=node.name,
-        location=node.location,
-        sources=node.sources,
-        hint=node.output.name,
-    )
-    return new.output
+    return graph.derive(node, op, inputs, attrs, hint=node.output.name)
 
 
 def _full(graph: Graph, node: Node, value: object) -> Value:
@@ -185,7 +175,8 @@ def _widens(narrow: DType, wide: DType) -> bool:
     """Whether every value of ``narrow`` is exact in ``wide``."""
     exact = {
         DType.bool: set(DType), DType.u8: {DType.i16, DType.i32, DType.i64, DType.f32, DType.f64},
-        DType.i8: {DType.i16, DType.i32, DType.i64, DType.f32, DType.f64}, DType.i16: {DType.i32, DType.i64, DType.f32, DType.f64},
+        DType.i8: {DType.i16, DType.i32, DType.i64, DType.f32, DType.f64},
+        DType.i16: {DType.i32, DType.i64, DType.f32, DType.f64},
         DType.i32: {DType.i64, DType.f64}, DType.f16: {DType.f32, DType.f64}, DType.bf16: {DType.f32, DType.f64},
         DType.f32: {DType.f64},
     }  # fmt: skip

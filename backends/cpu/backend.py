@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...codegen.program import Program
 from ...codegen.specs import ISA_LEVELS
@@ -80,7 +79,7 @@ class CpuBackend:
 
         return lower(graph, target.level)
 
-    def build(self, unit: Program, directory: Path | None = None) -> tuple[bytes, str]:
+    def build(self, unit: Program) -> tuple[bytes, str]:
         """The shared object of a program and its source text; cached by digest.
 
         Raises:
@@ -99,16 +98,6 @@ class CpuBackend:
 
         text = host_source()
         return toolchain.build(text, "portable", extra_flags=("-pthread",)).read_bytes(), text
-
-    def measure(self, requests: Sequence[Any], target: Target) -> list[float]:
-        """Seconds of each request: (graph, inputs, threads), the median of interleaved runs of the kernels that would ship.
-
-        Raises:
-            LoweringError: a graph has no kernel.
-        """
-        from .measure import measure
-
-        return measure(self, requests, target)
 
 
 BACKEND = CpuBackend()

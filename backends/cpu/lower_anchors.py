@@ -258,9 +258,9 @@ def lower_attention(low: Lowering, region: Region, anchor: Node) -> None:
         mask_strides = [0 if i < lead or view.shape[i - lead] == 1 else view.strides[i - lead] for i in range(4)]  # type: ignore[misc]
     causal = bool(anchor.attrs["causal"])
     spec = AttentionSpec(
-        "bf16" if q.dtype is DType.bf16 else "f32", head, width, q.dtype.value, result.dtype.value, kind, causal,
+        "bf16" if q.dtype is DType.bf16 else "f32", head, width, low.storage(q), low.storage(result), kind, causal,
         float(anchor.attrs["scale"]), anchor.attrs["empty_row"],
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
     sizes: list[Dim] = [q.shape[0], q.shape[1], k.shape[1], q.shape[2], k.shape[2]]
     for view in (*views, out):
         sizes.extend(0 if d == 1 else s for d, s in zip(view.shape[:3], view.strides[:3], strict=True))

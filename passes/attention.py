@@ -234,7 +234,7 @@ class RecognizeAttention:
             if node.op != "softmax" or node._graph is None:
                 continue
             context.at(node)
-            readers = _products(node.output)
+            readers = _products(node.output, set(graph.outputs))
             if not readers:
                 continue
             try:
@@ -346,12 +346,14 @@ class RecognizeAttention:
         return 1
 
 
-def _products(weights: Value) -> list[Node]:
+def _products(weights: Value, outputs: set[Value]) -> list[Node]:
     """The matrix products whose first factor is the softmax (through casts); empty if anything else reads it."""
     found: list[Node] = []
+    if weights in outputs:
+        return []
     for user in weights.users:
         if user.op == "cast" and user.output.dtype.is_float:
-            deeper = _products(user.output)
+            deeper = _products(user.output, outputs)
             if not deeper:
                 return []
             found.extend(deeper)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ..compiler.dims import Expr
 from ..compiler.graph import Graph, Node
 from ..compiler.ops import schema
 from ..compiler.pass_protocol import PassContext, PassResult
@@ -58,13 +59,18 @@ class Fold:
             return False
         if not any(v.use_count or v in graph.outputs for v in node.outputs):
             return False
-        known = all(v.node is not None and v.node.op in ("constant", *_CHEAP_SOURCES) for v in node.operands)
+        known = all(v.node is not None and _is_known(v.node) for v in node.operands)
         if not known or not all(v.type.is_static for v in (*node.operands, *node.outputs)):
             return False
         if all(v.node is not None and v.node.op in _CHEAP_SOURCES for v in node.operands) and not schema(node.op).flops:
             return False  # views of a generated value stay symbolic: facts read through them
         size = sum(_bytes(v.type) for v in node.outputs)
         return size <= max(self.max_bytes, sum(_bytes(v.type) for v in node.operands))
+
+
+def _is_known(node: Node) -> bool:
+    """Whether the value of ``node`` is known now: a ``full`` of a run-time dimension is not."""
+    return node.op in ("constant", *_CHEAP_SOURCES) and not any(isinstance(a, Expr) for a in node.attrs.values())
 
 
 def _bytes(type: TensorType) -> int:

@@ -197,8 +197,10 @@ class Softmax(RewriteRule):
     name = "softmax"
 
     def pattern(self, op: Any, x: Any) -> Any:
-        largest = op.reduce_max(x, axes=op.attr("axes"), keepdim=True).named("max")
-        e = op.exp(op.sub(x, largest)).shared()
+        largest = op.reduce_max(x, axes=op.attr("axes"), keepdim=True).named("max").shared()
+        e = op.exp(
+            op.sub(x, largest).shared()
+        ).shared()  # the sum and the quotient both read e, so it stays until swept
         return op.div(e, op.reduce_sum(e, axes=op.attr("axes2"), keepdim=True).named("sum"))
 
     def check(self, m: Any) -> str | None:

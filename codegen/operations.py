@@ -162,16 +162,16 @@ def elementwise(op: str, args: Sequence[Typed], domain: Domain, mode: str = "") 
     if op == "square":
         return elementwise("mul", [values[0], values[0]], domain)
     if op == "gelu":
-        kind = next((part for part in mode.split(",") if part in ("tanh", "quick")), "erf")
-        op = f"gelu_{kind}"
-    name = _FUNCTIONS.get(op)
-    if name is None and (op in _REAL or op.startswith("gelu_")) and domain[0] == "f":
-        name = f"v_{op}_fast" if fast and op in _FAST and domain == "f32" else f"v_{op}"
-    if name is None and op in _ROUNDINGS:  # of integers
+        spelled = next((part for part in mode.split(",") if part in ("tanh", "quick")), "erf")
+        op = f"gelu_{spelled}"
+    function = _FUNCTIONS.get(op)
+    if function is None and (op in _REAL or op.startswith("gelu_")) and domain[0] == "f":
+        function = f"v_{op}_fast" if fast and op in _FAST and domain == "f32" else f"v_{op}"
+    if function is None and op in _ROUNDINGS:  # of integers
         return values[0]
-    if name is None:
+    if function is None:
         raise LoweringError(f"the CPU has no kernel for the step '{op}' in {domain}")
-    return _call(name, values, domain)
+    return _call(function, values, domain)
 
 
 _FUNCTIONS = {

@@ -170,7 +170,9 @@ def _views(draw: st.DrawFn) -> np.ndarray:
     rank = draw(st.integers(1, 4))
     shape = [draw(st.sampled_from([0, 1, 2, 3, 7, 17, 40] if axis else [1, 2, 5, 33])) for axis in range(rank)]
     dtype = _DTYPES[_BY_RANK[rank - 1]]
-    data = np.random.default_rng(draw(st.integers(0, 99))).integers(2, 100, [2 * s for s in shape]).astype(dtype)
+    data: np.ndarray = (
+        np.random.default_rng(draw(st.integers(0, 99))).integers(2, 100, [2 * s for s in shape]).astype(dtype)
+    )
     view = data[tuple(slice(None, None, draw(st.sampled_from([1, 2, -1, -2]))) for _ in shape)]
     view = view[tuple(slice(s) for s in shape)].transpose(draw(st.permutations(range(rank))))
     return np.broadcast_to(view[:1], view.shape) if draw(st.booleans()) else view
@@ -255,9 +257,13 @@ def _conversions() -> RowProgram:
 
 @pytest.mark.parametrize("isa", RUNNABLE)
 def test_conversions(isa: str) -> None:
-    x = {s: np.random.default_rng(0).integers(-120, 120, 53).astype(_DTYPES[s]) for s in _SOURCES}
+    x: dict[str, np.ndarray] = {
+        s: np.random.default_rng(0).integers(-120, 120, 53).astype(_DTYPES[s]) for s in _SOURCES
+    }
     x["f32"], x["f64"] = x["f32"] / np.float32(3), x["f64"] / 3
-    targets = {key: np.full(60, 1, _DTYPES[key[1]]) for key in itertools.product(_SOURCES, _DTYPES)}
+    targets: dict[tuple[str, str], np.ndarray] = {
+        key: np.full(60, 1, _DTYPES[key[1]]) for key in itertools.product(_SOURCES, _DTYPES)
+    }
     build_kernel(_conversions(), isa)([*x.values(), *targets.values()], [53])
     for (source, to), got in targets.items():
         inside = x[source] >= 0 if to == "u8" else np.full(53, True)
@@ -286,7 +292,7 @@ def test_reductions(storage: str, isa: str) -> None:
     storages = ("f32", "f64", "i32", "i64")
     kernel = build_kernels(tuple(_reductions(s, s) for s in storages), isa)[storages.index(storage)]
     for n in [*LENGTHS, 0]:
-        x = np.random.default_rng(n).integers(-3, 4, (4, n)).astype(_DTYPES[storage])
+        x: np.ndarray = np.random.default_rng(n).integers(-3, 4, (4, n)).astype(_DTYPES[storage])
         x[1] = 0
         if n:
             x[2, -1] = -9
@@ -318,7 +324,9 @@ def test_reductions_down_columns(isa: str) -> None:
             if length:
                 want = x_.astype(np.float64).mean(1)
                 np.testing.assert_allclose(means, want, rtol=1e-5, atol=1e-6)
-                np.testing.assert_allclose(largest, np.abs(np.exp(x_) - np.exp(want)[:, None]).max(1), rtol=1e-5, atol=1e-6)
+                np.testing.assert_allclose(
+                    largest, np.abs(np.exp(x_) - np.exp(want)[:, None]).max(1), rtol=1e-5, atol=1e-6
+                )
 
 
 def test_rows_of_long_programs_are_kept_in_scratch() -> None:

@@ -60,7 +60,7 @@ def _values(domain: Domain, seed: int, n: int) -> np.ndarray:
         return rng.integers(0, 2, n).astype(bool)
     if domain[0] == "i":
         return rng.integers(-9, 10, n).astype(_NUMPY[domain])
-    x = (rng.normal(size=n) * 4).astype(_NUMPY[domain])
+    x: np.ndarray = (rng.normal(size=n) * 4).astype(_NUMPY[domain])
     x[rng.random(n) < 0.15] = rng.choice([0.0, 1.0, -1.0, 2.0, np.inf, -np.inf, np.nan])
     return x
 
@@ -88,7 +88,7 @@ def test_every_op(isa: str, domain: Domain, second: str) -> None:
         b[b == 0] = 3  # PyTorch refuses to divide integers by zero, and to raise them to negative powers
     b = b[:, :1].copy() if second == "broadcast" else b
     wide = np.broadcast_to(b, a.shape).copy()
-    outputs = [np.zeros((rows, n), _NUMPY[_result(op, domain)]) for op in ops]
+    outputs: list[np.ndarray] = [np.zeros((rows, n), _NUMPY[_result(op, domain)]) for op in ops]
     kernel([a, b, *outputs], [rows, n, n, 1 if second == "broadcast" else n, *([n] * len(ops))])
     for op, got in zip(ops, outputs, strict=True):
         if op == "pow" and domain[0] == "i":

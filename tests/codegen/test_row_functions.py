@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
@@ -70,7 +70,7 @@ FAST: dict[str, tuple[str, str, Callable[[np.ndarray], np.ndarray], float]] = {
 }
 
 
-def _program(steps: dict[str, tuple[str, str, tuple[float, ...]]]) -> RowProgram:
+def _program(steps: Mapping[str, tuple[str, str, tuple[float, ...]]]) -> RowProgram:
     """All the functions of x, one output each: one build per ISA level instead of one per function."""
     body = [Step("load", "x", (0,))]
     for number, (name, (op, mode, extra)) in enumerate(steps.items(), 1):

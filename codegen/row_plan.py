@@ -58,8 +58,10 @@ class RowPlan:
         self.program = program
         self.lanes = LANES[isa]
         self._operands: dict[Key, Operand] = dict(enumerate(program.operands))
-        for key, operand in (*(inputs or {}).items(), *(targets or {}).items()):
-            self._operands[key] = operand
+        for name, operand in (inputs or {}).items():
+            self._operands[name] = operand
+        for number, operand in (targets or {}).items():
+            self._operands[number] = operand
         loads = [Step("load", name, (name,), NATURAL[operand.dtype]) for name, operand in (inputs or {}).items()]
         self._steps = _live([*loads, *program.steps])
         self._by_result = {step.result: step for step in self._steps if step.op != "store"}

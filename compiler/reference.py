@@ -218,8 +218,8 @@ def _attention(attrs: Attrs, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | Non
     if visible is not None:
         scores = scores.masked_fill(~visible, -float("inf"))
     weights = torch.softmax(scores, -1)
-    if visible is not None and attrs["empty_row"] == "zero":
-        weights = weights.masked_fill(~visible.any(-1, keepdim=True), 0.0)
+    if attrs["empty_row"] == "zero" and (visible is not None or mask is not None):
+        weights = weights.masked_fill((scores == -float("inf")).all(-1, keepdim=True), 0.0)
     return torch.matmul(weights, v).to(out)
 
 
@@ -231,7 +231,7 @@ def _gather(attrs: Attrs, x: Tensor, ids: Tensor) -> Tensor:
     axis = attrs["axis"] % x.dim()
     flat = ids.reshape(-1).long()
     flat = torch.where(flat < 0, flat + x.shape[axis], flat)
-    return x.index_select(axis, flat).reshape(*x.shape[:axis], *ids.shape, *x.shape[axis + 1 :])
+    return x.index_select(axis, flat).reshape((*x.shape[:axis], *ids.shape, *x.shape[axis + 1 :]))
 
 
 @_reference("take_along")

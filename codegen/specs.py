@@ -145,7 +145,7 @@ class AttentionSpec:
 
     compute ``f32`` or ``bf16`` (q, k, v rounded to bf16 where they are not already, probabilities too; sums in f32).
     mask: ``none``, ``bias`` (f32, added), ``bool`` (true = attend); ``causal``: query i sees keys j <= i + causal_offset.
-    A row none of whose keys is visible by a bool or causal mask gives zeros where ``empty_row`` is "zero", NaN where "nan".
+    A row whose scores are all -inf (no visible key) gives zeros where ``empty_row`` is "zero", NaN where "nan".
 
     pointers: q, k, v, mask (or null), out.
     dims: B, H, Hkv (H = g * Hkv), Sq, Sk, then strides (batch, head, sequence) of q, k, v, out - the last dimension is

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import Literal
 
 #: Storage types. ``i8b`` is an int8 value stored as the byte ``value + 128``, which is how the activations of the int8 dot

@@ -336,7 +336,7 @@ def _concat(node: Node) -> list[TensorType]:
     dtype, first = _same_dtype(node, node.inputs), types[0]
     axis = axis_of(node.attrs["axis"], first.rank)
     for t in types[1:]:
-        if t.rank != first.rank or any(a != b for i, (a, b) in enumerate(zip(t.shape, first.shape)) if i != axis):
+        if t.rank != first.rank or any(a != b for i, (a, b) in enumerate(zip(t.shape, first.shape, strict=True)) if i != axis):
             raise _fail(node, f"{first} and {t} do not join along axis {axis}")
     total: Dim = sum((t.shape[axis] for t in types), start=0)
     return [TensorType(dtype, (*first.shape[:axis], total, *first.shape[axis + 1 :]))]

@@ -148,7 +148,9 @@ def _bytes_read(node: Node, value: Value, number: int) -> Dim:
 
 
 def _looks_up(node: Node, value: Value) -> bool:
-    return node.op in ("embedding", "gather", "take_along") and node.inputs[0] is value and node.inputs.count(value) == 1
+    return (
+        node.op in ("embedding", "gather", "take_along") and node.inputs[0] is value and node.inputs.count(value) == 1
+    )
 
 
 # -- inference helpers ----------------------------------------------------------------------------------------------------
@@ -336,7 +338,9 @@ def _concat(node: Node) -> list[TensorType]:
     dtype, first = _same_dtype(node, node.inputs), types[0]
     axis = axis_of(node.attrs["axis"], first.rank)
     for t in types[1:]:
-        if t.rank != first.rank or any(a != b for i, (a, b) in enumerate(zip(t.shape, first.shape, strict=True)) if i != axis):
+        if t.rank != first.rank or any(
+            a != b for i, (a, b) in enumerate(zip(t.shape, first.shape, strict=True)) if i != axis
+        ):
             raise _fail(node, f"{first} and {t} do not join along axis {axis}")
     total: Dim = sum((t.shape[axis] for t in types), start=0)
     return [TensorType(dtype, (*first.shape[:axis], total, *first.shape[axis + 1 :]))]

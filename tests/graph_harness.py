@@ -58,6 +58,7 @@ class Sketch:
         self.graph = Graph("sketch")
         self.graph.symbols = {name: Symbol(name, *bounds) for name, bounds in BOUNDS.items()}
         self.data: dict[str, Data] = {}
+        self.rough: list[DType] | None = None  # by output: the type whose tolerance holds, where not its own
         self._rng = np.random.default_rng(7)
 
     def input(
@@ -117,8 +118,16 @@ def random_array(
     return float_to_bf16(array.astype(np.float32)) if dtype is DType.bf16 else array.astype(dtype.numpy)
 
 
-def near(want: np.ndarray, got: np.ndarray, dtype: DType, slack: float = 1.0) -> str | None:
-    """None if ``got`` is ``want`` within the tolerance of ``dtype`` (``slack`` times it), else what differs most."""
+def near(
+    want: np.ndarray, got: np.ndarray, dtype: DType, slack: float = 1.0, rough: DType | None = None, floor: float = 0.0
+) -> str | None:
+    """None if ``got`` is ``want`` within a tolerance, else the first difference.
+
+    Args:
+        dtype: the element type; ``rough``: the type whose tolerance holds, if not that.
+        slack: times the tolerance.
+        floor: errors are measured against numbers of at least this size.
+    """
     if want.shape != got.shape or want.dtype != got.dtype:
         return f"{got.dtype}{list(got.shape)} instead of {want.dtype}{list(want.shape)}"
     if not dtype.is_float:
@@ -128,9 +137,9 @@ def near(want: np.ndarray, got: np.ndarray, dtype: DType, slack: float = 1.0) ->
         at = tuple(int(i) for i in wrong[0])
         return f"{len(wrong)} of {want.size} differ, first {got[at]} instead of {want[at]} at {list(at)}"
     a, b = (bf16_to_float(v).astype(np.float64) if dtype is DType.bf16 else v.astype(np.float64) for v in (want, got))
-    relative, absolute = (t * slack for t in TOLERANCE[dtype])
+    relative, absolute = (t * slack for t in TOLERANCE[rough or dtype])
     finite = np.isfinite(a)
-    norm = float(np.abs(a[finite]).max(initial=0.0))
+    norm = float(np.abs(a[finite]).max(initial=floor))
     with np.errstate(invalid="ignore"):
         same = np.where(
             finite, np.abs(a - b) <= relative * np.abs(a) + absolute * norm, (a == b) | (np.isnan(a) & np.isnan(b))
@@ -226,7 +235,7 @@ class Compiled:
         outputs = self._outputs[key]
         return [outputs[f"{name}.{i}"] for i in range(len(self.sketches[name].graph.outputs))]
 
-    def check(self, name: str, env: Env, seed: int = 0, slack: float = 1.0) -> None:
+    def check(self, name: str, env: Env, seed: int = 0, slack: float = 1.0, floor: float = 0.0) -> None:
         """Compare with the interpreter on the graph as written, and on the graph as lowered.
 
         Raises:
@@ -237,8 +246,9 @@ class Compiled:
         inputs = sketch.inputs(env, seed)
         for stage, graph in (("as written", sketch.graph), ("as lowered", self.graphs[name])):
             want = interpret(graph, inputs)
+            rough = sketch.rough or [None] * len(want)
             for i, (value, a, b) in enumerate(zip(sketch.graph.outputs, want, got, strict=True)):
-                why = near(a, b, value.dtype, slack)
+                why = near(a, b, value.dtype, slack, rough[i], floor)
                 assert why is None, f"{name} at {dict(env)}, output {i}, against the graph {stage}: {why}"
 
 

@@ -138,6 +138,8 @@ class Fuse:
         """The nodes to take in so that ``node`` can run in the group's pass, producers first; None if it cannot."""
         if node in taken or not self._fits(node, group):
             return None
+        if node.op in LOOKUPS and any(v.node is not None and at[v.node] >= start for v in node.operands):
+            return None  # rows are looked up in memory, so the table and the ids come from before this kernel
         chain: list[Node] = []
         for value in node.operands:
             producer = value.node
@@ -185,7 +187,7 @@ class Fuse:
                 continue
             wanted = {x, anchor.inputs[1]} if anchor.op == "qlinear" else {x}
             made = results(graph, feeder.members)
-            if any(v not in wanted or any(u is not anchor for u in v.users) for v in made):
+            if any(v not in wanted or v in graph.outputs or any(u is not anchor for u in v.users) for v in made):
                 continue
             if any(n.op in LOOKUPS for n in feeder.members) or any(
                 v.dtype not in _FLOATING for n in feeder.members for v in (*n.operands, *n.outputs)

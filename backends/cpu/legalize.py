@@ -14,7 +14,7 @@ from ...compiler.errors import LoweringError
 from ...compiler.graph import Graph, Node, Value
 from ...compiler.ops import REDUCTIONS
 from ...compiler.pass_protocol import PassContext, PassResult
-from ...compiler.types import DType
+from ...compiler.types import DType, bf16_to_float
 
 
 class Builder:
@@ -280,9 +280,12 @@ def _conv(b: Builder, node: Node) -> Value:
     array = b.graph.array(w)
     if array is None:
         raise LoweringError(f"the kernel of the convolution {node.name} is computed at run time")
-    if x.dtype is DType.f16:
-        wide = b.constant(array.astype(np.float32), w.name)
-        rest = [v if v is None else b("cast", v, dtype=DType.f32) for v in rest]
+    depthwise = (
+        node.attrs["groups"] != 1 and array.shape[1] == 1 and node.attrs["groups"] == array.shape[0] == x.shape[1]
+    )
+    if x.dtype is DType.f16 or (x.dtype is DType.bf16 and depthwise):  # sums in f32, one rounding
+        wide = b.constant(bf16_to_float(array) if x.dtype is DType.bf16 else array.astype(np.float32), w.name)
+        rest = [v if v is None else _as_type(b, v, DType.f32) for v in rest]
         y = b("conv", b("cast", x, dtype=DType.f32), wide, *rest, **{**node.attrs, "out_dtype": None})
         return _as_type(b, y, node.output.dtype)
     bias = rest[0] if rest else None
@@ -290,7 +293,7 @@ def _conv(b: Builder, node: Node) -> Value:
     kernel, sizes = array.shape[2:], node.output.shape[2:]
     if groups == 1:
         return _dense_conv(b, node, x, array, bias)
-    if groups == array.shape[0] and array.shape[1] == 1 and groups == x.shape[1]:
+    if depthwise:
         total: Value | None = None
         for at, window in enumerate(_windows(b, _padded(b, x, padding), kernel, stride, dilation, sizes)):
             scale = np.ascontiguousarray(array.reshape(groups, -1)[:, at]).reshape(groups, *(1 for _ in kernel))

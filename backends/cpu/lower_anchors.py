@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -155,13 +156,8 @@ def lower_linear(low: Lowering, region: Region, anchor: Node) -> None:
         extra.extend(more)
     assert programs[1] is not None
     spec = LinearSpec(
-        compute,
-        programs[1],
-        programs[0],
-        programs[2],
-        n if isinstance(n, int) else None,
-        k if isinstance(k, int) else None,
-    )
+        compute, replace(programs[1], inner_size=None), programs[0], programs[2]
+    )  # any width: fewer kernels
     precision = {"w8a8": "w8a8-dynamic"}.get(compute, compute)
     low.launch(region, spec, pointers, [m, n, k, x_dims, *strides, *extra], precision)
 

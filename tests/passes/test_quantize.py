@@ -70,7 +70,7 @@ def test_smoothing_helps_on_outliers() -> None:
 def test_lopsided_rows_are_centred_or_shifted() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 16))
-    graph, error, context = quantised(model, torch.randn(128, 32) * 3, "w8a8-dynamic")
+    _, error, context = quantised(model, torch.randn(128, 32) * 3, "w8a8-dynamic")
     assert error < 0.02
     assert any("centred" in n.text or "shifted" in n.text for n in context.notes), [str(n) for n in context.notes]
 

@@ -122,6 +122,12 @@ def linear_prologues(g: Sketch) -> list[Value]:
 
 
 @TABLE.case
+def linear_prologue_that_is_an_output(g: Sketch) -> list[Value]:
+    normed = g("layer_norm", g.input(B, S, 24), g.random(24), g.random(24))
+    return [g("linear", normed, weight(g, 6, 24)), normed]
+
+
+@TABLE.case
 def linears_in_a_row(g: Sketch) -> Value:
     x = g.input(B, S, 24)
     h = g("linear", g("layer_norm", x, g.random(24), g.random(24)), weight(g, 48, 24), g.random(48))
@@ -346,6 +352,9 @@ def conv_type(g: Sketch, dtype: DType) -> list[Value]:
     return [
         g("conv", x, g.random(5, 4, 3, 3, dtype=dtype), g.random(5, dtype=dtype), **attrs),
         g("conv", x, g.random(4, 1, 3, 3, dtype=dtype), g.random(4, dtype=dtype), **attrs, groups=4),
+        g("conv", x, g.random(8, 1, 3, 3, dtype=dtype), g.random(8, dtype=dtype), **attrs, groups=4),
+        g("conv", x, g.random(6, 2, 3, 3, dtype=dtype), None, **attrs, groups=2, out_dtype=F32),
+        g("conv", x, g.random(4, 1, 3, 3, dtype=dtype), g.random(4), **attrs, groups=4, out_dtype=F32),
     ]  # fmt: skip
 
 

@@ -157,6 +157,19 @@ def embedding(g: Sketch) -> list[Value]:
 
 
 @TABLE.case
+def lookup_in_a_computed_table(g: Sketch) -> list[Value]:
+    x, ids = g.input(6, 8), g.input(B, dtype=I64, low=0, high=6)
+    table = g("neg", x)
+    picked = g("gather", table, g("minimum", g("add", ids, g.const(np.int64(1))), g.const(np.int64(5))), axis=0)
+    return [
+        picked,
+        g("embedding", g("exp", x), ids),
+        g("mul", table, g.input(6, 1)),
+        g("gather", g.input(7), g.input(dtype=I64, low=0, high=7), axis=0),
+    ]
+
+
+@TABLE.case
 def three_embeddings(g: Sketch) -> Value:
     words, kinds = g.random(10, 16), g.random(2, 16)
     ids, types = g.input(B, S, dtype=I64, low=0, high=10), g.input(B, S, dtype=I32, low=0, high=2)

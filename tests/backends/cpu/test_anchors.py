@@ -353,6 +353,13 @@ def conv_type(g: Sketch, dtype: DType) -> list[Value]:
         g("conv", x, g.random(5, 4, 3, 3, dtype=dtype), g.random(5, dtype=dtype), **attrs),
         g("conv", x, g.random(4, 1, 3, 3, dtype=dtype), g.random(4, dtype=dtype), **attrs, groups=4),
         g("conv", x, g.random(8, 1, 3, 3, dtype=dtype), g.random(8, dtype=dtype), **attrs, groups=4),
+    ]  # fmt: skip
+
+
+@TABLE.each(f16=F16, bf16=BF16)
+def conv_with_f32_result(g: Sketch, dtype: DType) -> list[Value]:
+    x, attrs = g.input(B, 4, 6, 7, dtype=dtype), {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1)}
+    return [
         g("conv", x, g.random(6, 2, 3, 3, dtype=dtype), None, **attrs, groups=2, out_dtype=F32),
         g("conv", x, g.random(4, 1, 3, 3, dtype=dtype), g.random(4), **attrs, groups=4, out_dtype=F32),
     ]  # fmt: skip

@@ -57,7 +57,8 @@ class Step:
       ``dim``   (number)                  an extra run-time integer, i64
       ``sum prod max min any all``        reductions along the row (max and min propagate NaN)
       ``absmax``                          max of |x|; NaN if the row holds a NaN or an infinity
-      ``quantize_i8`` (x, inv)            round-to-nearest-even(x * inv) clamped to [-127, 127], 0 for NaN; domain i32
+      ``quantize_i8`` (x, inv)            round-to-nearest-even(x * inv) clamped to [-127, 127], 0 for NaN; domain i32;
+                                          mode "row": inv is 127 / absmax of the row, and the result is only stored to 8 bits
       any elementwise op of the IR's vocabulary (``add``, ``gelu`` with its ``approximate`` in ``mode``, ``cast`` ...)
 
     ``domain`` is the type of the result. ``mode`` is the op's string attribute (``gelu``: erf, tanh, quick; ``accuracy`` of

@@ -160,7 +160,8 @@ class StepWriter:
         positive = self.emit("gt", amax, 0.0, domain="bool")
         inverse = self.emit("where", positive, self.emit("div", 127.0, amax), 0.0)
         self.env[node.outputs[1]] = self.emit("div", amax, 127.0)
-        self.env[node.outputs[0]] = self.emit("quantize_i8", x, inverse, domain="i32")
+        mode = "" if node.outputs[0].users else "row"  # no reader in this kernel: it is only stored
+        self.env[node.outputs[0]] = self.emit("quantize_i8", x, inverse, domain="i32", mode=mode)
 
     def _centred_absmax(self, value: Value | None) -> str | None:
         """absmax(y - c) as max(max(y) - c, c - min(y)) where the row's extremes are known already; None elsewhere.

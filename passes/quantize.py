@@ -44,10 +44,16 @@ class Quantize:
             if precision == "f32" or node.op not in ("linear", "attention", "conv"):
                 continue
             if precision == "w8a8-dynamic":
-                if node.op == "linear" and graph.array(node.inputs[1]) is not None and node.inputs[0] is not None:
-                    int8[node.inputs[0]].append(node)
+                x = node.inputs[0]
+                if (
+                    node.op == "linear"
+                    and graph.array(node.inputs[1]) is not None
+                    and x is not None
+                    and x.dtype is DType.f32
+                ):
+                    int8[x].append(node)
                 else:
-                    context.note(f"{node.op} stays f32: {precision} is for linears with constant weights", node)
+                    context.note(f"{node.op} stays float: {precision} is for f32 linears with constant weights", node)
             elif precision == "bf16":
                 self._bf16(graph, node)
                 changed = True
@@ -85,7 +91,7 @@ class Quantize:
         for done, (x, readers) in enumerate(linears.items()):
             context.advance("quantising", done, len(linears))
             smoothing = self._smoothing(graph, readers, statistics.get(x), context)
-            self._quantize_readers(graph, x, readers, smoothing)
+            self._quantize_readers(graph, readers, smoothing)
         context.advance("quantising", len(linears), len(linears))
 
     def _smoothing(
@@ -102,7 +108,9 @@ class Quantize:
         )
         return smoothing
 
-    def _quantize_readers(self, graph: Graph, x: Value, readers: list[Node], smoothing: Smoothing | None) -> None:
+    def _quantize_readers(self, graph: Graph, readers: list[Node], smoothing: Smoothing | None) -> None:
+        x = readers[0].inputs[0]  # may have changed since: the linear in front of this one was quantised too
+        assert x is not None
         order = {n: i for i, n in enumerate(graph.nodes)}
         first = min(readers, key=order.__getitem__)
         scale = None if smoothing is None else smoothing.scale

@@ -1,16 +1,20 @@
 """Random graphs from the op table through the default passes and the CPU: interpreted before, interpreted after, compiled.
 
-Every pass is followed by the verifier. What fails here becomes a case of ``tests/regressions`` with the seed gone.
+Every pass is followed by the verifier. What fails here becomes a case of its own in ``tests/backends/cpu`` or ``tests/passes``.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from graph_harness import Compiled, compile_sketches
+from graph_harness import Compiled, compile_sketches, near, optimised
 from random_sketch import random_sketch
 
 from planish.backends.cpu import isa
+from planish.backends.cpu.backend import BACKEND
+from planish.codegen.unit import render_unit
+from planish.compiler.interpret import interpret
+from planish.compiler.target import find_target
 
 SIZES = ({"b": 3, "s": 5}, {"b": 1, "s": 1}, {"b": 2, "s": 33})
 QUICK = 24
@@ -33,6 +37,24 @@ def check(seeds: range, level: str) -> None:
 
 def test_random_graphs() -> None:
     check(range(QUICK), isa.detect())
+
+
+@pytest.mark.parametrize("precision", [None, "bf16", "w8a8-dynamic"])
+def test_passes_keep_the_invariants(precision: str | None) -> None:
+    """Through every pass and lowering, without a compiler: many more graphs in the same time."""
+    target = find_target("cpu:avx512-bf16")
+    for seed in range(100, 130):
+        sketch = random_sketch(seed)
+        graph = optimised(sketch.graph, target.level, precision)
+        render_unit(BACKEND.lower(graph, target))
+        if precision is None:
+            inputs = sketch.inputs(SIZES[0])
+            rough = sketch.rough or []
+            pairs = zip(
+                interpret(sketch.graph, inputs), interpret(graph, inputs), rough, sketch.graph.outputs, strict=True
+            )
+            for before, after, least, value in pairs:
+                assert near(before, after, value.dtype, 20.0, least, 1.0) is None, seed
 
 
 def test_graphs_differ() -> None:

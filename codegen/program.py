@@ -73,6 +73,8 @@ class Program:
 
     ``symbols``: name -> inclusive bounds, in the order in which the C code receives their values.
     ``weights``: the packed constants, one array per weight buffer, in the order of their offsets.
+    ``batch``: a symbol along which the elements are independent (axis 0 of every output and of some inputs): a large batch
+    may be run in parts. None: it may not.
     """
 
     symbols: dict[str, tuple[int, int]]
@@ -83,3 +85,4 @@ class Program:
     launches: list[Launch] = field(default_factory=list)
     weights: list[np.ndarray] = field(default_factory=list)
     isa: str = "portable"
+    batch: str | None = None

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..compiler.dims import Call, Dim, Expr, floordiv, symbols
+from ..compiler.dims import Call, Dim, Expr, floordiv, symbol, symbols
 from ..compiler.errors import LoweringError
 from . import render
 from .memory import ALIGNMENT, live_ranges, weight_bytes
@@ -47,6 +47,10 @@ class _Context:
     pointer_count: int = 0
     dim_count: int = 0
     external_count: int = 0
+    batch: int = -1
+    streamed_bytes: int = 0
+    port_bytes: list[int] = field(default_factory=list)
+    port_batched: list[str] = field(default_factory=list)
 
 
 class _Values:
@@ -167,6 +171,16 @@ def _context(program: Program) -> _Context:
         )  # fmt: skip
     for launch in program.launches:
         context.launches.append(_launch(program, launch, context, value))
+    if program.batch is not None:
+        context.batch = list(program.symbols).index(program.batch)
+    gathered = _gathered(program)
+    context.streamed_bytes = sum(
+        b.bytes for b in program.buffers if b.kind == "weight" and b.name not in gathered and isinstance(b.bytes, int)
+    )
+    for port in (*program.inputs, *program.outputs, *program.states):
+        batched = program.batch is not None and port.shape[:1] == (symbol(program.batch),)
+        context.port_bytes.append(value(program.buffers[port.buffer].bytes))
+        context.port_batched.append("true" if batched else "false")
     context.values = value.entries()
     return context
 

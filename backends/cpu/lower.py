@@ -15,6 +15,7 @@ from ...compiler.errors import LoweringError
 from ...compiler.graph import Graph, Node, Value
 from ...compiler.ops import Cost, cost
 from ...compiler.types import DType
+from ...passes.batching import batch_symbol
 from ...passes.fusion import SOURCES, VIEWS
 from .lower_anchors import lower_attention, lower_linear, lower_matmul
 from .lower_rows import lower_lookup_elements, lower_rows
@@ -28,7 +29,8 @@ class Lowering:
     def __init__(self, graph: Graph, isa: str) -> None:
         self.graph = graph
         self.isa = isa
-        self.program = Program({s.name: (s.lower, s.upper) for s in graph.symbols.values()}, [], [], isa=isa)
+        symbols = {s.name: (s.lower, s.upper) for s in graph.symbols.values()}
+        self.program = Program(symbols, [], [], isa=isa, batch=batch_symbol(graph))
         self.views: dict[Value, View] = {}
         self._constants: dict[Any, int] = {}
         self._weight_end = 0

@@ -127,7 +127,9 @@ def sequence(graph: Graph, value: Value | None, depth: int = _DEPTH) -> Sequence
     if inner is None or source is None:
         return None
     if node.op == "expand":
-        return Sequence(inner.start, inner.step, inner.axis + rank - source.type.rank, inner.length)
+        axis = inner.axis + rank - source.type.rank
+        repeated = value.shape[axis] != inner.length  # a sequence of one element, many times
+        return None if repeated else Sequence(inner.start, inner.step, axis, inner.length)
     if node.op == "transpose":
         return Sequence(inner.start, inner.step, node.attrs["perm"].index(inner.axis), inner.length)
     if node.op == "slice":

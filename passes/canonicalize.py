@@ -17,9 +17,11 @@ _MOST_ROUNDS = 20
 
 def hoist_constants(graph: Graph) -> None:
     """Move all ``constant`` nodes to the front, so that any node may read any of them."""
-    front = next(graph.nodes, None)
+    front: Node | None = None
     for node in list(graph.nodes):
-        if node.op == "constant" and node is not front:
+        if node.op != "constant":
+            front = front or node
+        elif front is not None:
             graph.move(node, front)
 
 

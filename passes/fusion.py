@@ -18,9 +18,11 @@ def settle(graph: Graph) -> dict[Node, int]:
 
     After this, an operand lies behind a node only if it truly is computed later.
     """
-    front = next(graph.nodes, None)
+    front: Node | None = None
     for node in list(graph.nodes):
-        if node.op in SOURCES and node is not front:
+        if node.op not in SOURCES:
+            front = front or node
+        elif front is not None:
             graph.move(node, front)
     for node in list(graph.nodes):
         if node.op in VIEWS:

@@ -85,7 +85,8 @@ def _transpose(graph: Graph, node: Node) -> Value | None:
     assert x is not None
     if list(perm) == list(range(len(perm))):
         return x
-    if all(d == 1 for i, d in enumerate(x.shape) if perm[i] != i) or x.type.elements == 0:
+    long = [p for p in perm if x.shape[p] != 1]
+    if long == sorted(long) or x.type.elements == 0:
         return _add(graph, node, "reshape", [x], shape=node.output.shape)
     inner = x.node
     if inner is not None and inner.op == "transpose":

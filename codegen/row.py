@@ -66,6 +66,7 @@ def render(spec: RowProgram, isa: str, name: str) -> str:
         argument_names=[text.split()[-1] for text in arguments],
         worker_bytes=f"d[{dim + len(extra)}]",
         pointers=[place.pointer for place in places],
+        ahead=_ahead(names, outer),
         advance=_advance(rank),
         turn=turn,
         tile_pointers=[
@@ -99,6 +100,23 @@ def as_bits(spec: RowProgram) -> RowProgram:
         for step in spec.steps
     )
     return replace(spec, operands=operands, steps=steps)
+
+
+#: Rows between a looked-up row and the one being computed, and the most bytes of it that are fetched ahead.
+_ROWS_AHEAD, _BYTES_AHEAD = 3, 4096
+
+
+def _ahead(names: Sequence[Declared], outer: Sequence[str]) -> str:
+    """The statement that fetches looked-up rows of a table before they are needed: they lie anywhere, so no hardware
+    foresees them. Empty where nothing is looked up."""
+    if not outer or all(n.operand.index is None for n in names):
+        return ""
+    later = [*outer[:-1], f"({outer[-1]} + {_ROWS_AHEAD})"]
+    fetched = [
+        f"prefetch_row({row_place(names, i, later).pointer}, length, {_BYTES_AHEAD});"
+        for i, n in enumerate(names) if n.operand.index is not None and n.operand.inner == "unit"
+    ]  # fmt: skip
+    return f"if ({later[-1]} < size{len(outer) - 1}) {{ {' '.join(fetched)} }}" if fetched else ""
 
 
 def _advance(rank: int) -> str:

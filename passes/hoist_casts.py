@@ -1,7 +1,7 @@
-"""hoist-casts: round once, where the value is made, instead of once per view of it.
+"""hoist-casts: round once, where the value is made, and widen late, where it is read.
 
-``cast(transpose(reshape(slice(x))))`` for Q, K and V becomes three views of one ``cast(x)``, which then fuses into the
-kernel that makes ``x``.
+``cast(transpose(reshape(slice(x))))`` to a narrower float, as Q, K and V have it, becomes three views of one ``cast(x)``, which
+then fuses into the kernel that makes ``x``; a view of a widening cast becomes a cast of the view, which fuses into its reader.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class HoistCasts:
     version: ClassVar[int] = 1
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
-        outputs, moved = set(graph.outputs), 0
+        outputs, moved = set(graph.outputs), self._sink(graph)
         for node in list(graph.nodes):
             if node.op in VIEWS or node.op in SOURCES:
                 continue
@@ -55,6 +55,20 @@ class HoistCasts:
                 moved += 1
         graph.sweep()
         return PassResult(bool(moved))
+
+    def _sink(self, graph: Graph) -> int:
+        """Move widening casts behind the views that read them."""
+        moved = 0
+        for node in list(graph.nodes):
+            cast = node.inputs[0].node if node.op in VIEWS and node.inputs[0] is not None else None
+            if cast is None or cast.op != "cast" or cast.inputs[0] is None:
+                continue
+            narrow, wide = cast.inputs[0].dtype, cast.output.dtype
+            if narrow in (DType.bf16, DType.f16) and wide in (DType.f32, DType.f64):
+                view = graph.derive(node, node.op, [cast.inputs[0]], node.attrs)
+                graph.replace(node.output, graph.derive(node, "cast", [view], {"dtype": wide}))
+                moved += 1
+        return moved
 
     def _hoist(self, graph: Graph, value: Value, dtype: DType) -> None:
         assert value.node is not None

@@ -64,12 +64,14 @@ class Quantize:
 
     # -- bf16 -----------------------------------------------------------------------------------------------------------
     def _bf16(self, graph: Graph, node: Node) -> None:
-        """Operands rounded to bf16, sums and result in f32."""
-        count = 3 if node.op == "attention" else 2
-        attrs = {**node.attrs, "out_dtype": node.output.dtype}
+        """Operands rounded to bf16, sums in f32. The result of attention is rounded once more where it is stored: the next
+        linear reads it in bf16 or int8 anyway. What joins the residual stream, the result of a linear, stays f32."""
+        attention = node.op == "attention"
+        count, dtype = (3, DType.bf16) if attention else (2, node.output.dtype)
         operands = [self._rounded(graph, v, node) if v is not None else None for v in node.inputs[:count]]
-        new = graph.derive(node, node.op, [*operands, *node.inputs[count:]], attrs, hint=node.output.name)
-        graph.replace(node.output, new)
+        inputs, attrs = [*operands, *node.inputs[count:]], {**node.attrs, "out_dtype": dtype}
+        new = graph.derive(node, node.op, inputs, attrs, hint=node.output.name)
+        graph.replace(node.output, graph.derive(node, "cast", [new], {"dtype": node.output.dtype}) if attention else new)
         graph.erase(node)
 
     def _rounded(self, graph: Graph, value: Value, node: Node) -> Value:

@@ -54,6 +54,9 @@ class MergeLinear:
             context.note(f"{names} stay apart: a weight is not constant", kind="miss")
             return False
         biases = [n.inputs[2] if len(n.inputs) > 2 else None for n in linears]
+        if len({b.dtype for b in biases if b is not None}) > 1:
+            context.note(f"{names} stay apart: their biases have different element types", kind="miss")
+            return False
         if any(b is not None and graph.array(b) is None for b in biases):
             context.note(f"{names} stay apart: a bias is not constant", kind="miss")
             return False
@@ -70,11 +73,12 @@ class MergeLinear:
         weight = graph.add_constant(np.concatenate(weights), f"{path}.weight", dtype, before=first)  # type: ignore[arg-type]
         bias: Value | None = None
         if any(len(n.inputs) > 2 and n.inputs[2] is not None for n in linears):
+            kind = next(n.inputs[2].dtype for n in linears if len(n.inputs) > 2 and n.inputs[2] is not None)
             parts = []
             for n, w in zip(linears, weights, strict=True):
                 held = graph.array(n.inputs[2]) if len(n.inputs) > 2 else None
-                parts.append(np.zeros(w.shape[0], np.float32) if held is None else held)  # type: ignore[union-attr]
-            bias = graph.add_constant(np.concatenate(parts), f"{path}.bias", before=first)
+                parts.append(np.zeros(w.shape[0], kind.numpy) if held is None else held)  # type: ignore[union-attr]
+            bias = graph.add_constant(np.concatenate(parts), f"{path}.bias", kind, before=first)
         sources = tuple(dict.fromkeys(s for n in linears for s in n.sources))
         joined = graph.insert(
             "linear", [first.inputs[0], weight, bias], first.attrs, before=first, name=path, location=first.location,

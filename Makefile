@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-# One more package index, for example https://download.pytorch.org/whl/cpu for the small CPU-only build of torch.
+# One more package index for pip, where the CPU-only build of torch comes from one.
 INDEX  ?=
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet -c constraints.txt $(if $(INDEX),--extra-index-url $(INDEX))
@@ -46,7 +46,6 @@ check: $(STAMP)  ## formatting, lint, types, layering
 	$(BIN)/ruff check .
 	@mkdir -p .types && ln -sfn .. .types/planish
 	MYPYPATH=.types $(BIN)/mypy -p planish --exclude /tests/
-	cd tests && MYPYPATH=../.types $(abspath $(BIN))/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache/tests --explicit-package-bases .
 	$(BIN)/python -m pytest -q tests/test_layering.py
 
 bench: $(STAMP)  ## side by side with the peers (sets up bench/.peers-venv on first use)

@@ -221,7 +221,11 @@ def known_passes(target: Target | None = None) -> dict[str, Callable[..., Any]]:
     """
     from .compiler.plugins import registered_passes
 
-    own = {} if target is None else {p.name: type(p) for ps in backend(target.backend).passes(target).values() for p in ps}
+    own = (
+        {}
+        if target is None
+        else {p.name: type(p) for ps in backend(target.backend).passes(target).values() for p in ps}
+    )
     return {**registered_passes({**presets.PASSES, **own})}
 
 
@@ -240,7 +244,12 @@ def _instruments(captured: Captured, dump: str | os.PathLike[str] | None, check:
 
 
 def package(
-    captured: Captured, built: Built, plan: Plan, target: Target, model: Any, calibration: Sequence[Mapping[str, np.ndarray]]
+    captured: Captured,
+    built: Built,
+    plan: Plan,
+    target: Target,
+    model: Any,
+    calibration: Sequence[Mapping[str, np.ndarray]],
 ) -> Artifact:
     """Put binary, weights, manifest and report together."""
     from .backends.cpu import isa, toolchain
@@ -265,7 +274,11 @@ def package(
         units=[unit],
         hosts=[HostPart(host, host_source, machine)],
         structure=captured.structure,
-        plan={"rules": plan.to_data(), "expansion": built.data.get(EXPANSION, {}), "layers": built.data.get(PRECISION, {})},
+        plan={
+            "rules": plan.to_data(),
+            "expansion": built.data.get(EXPANSION, {}),
+            "layers": built.data.get(PRECISION, {}),
+        },
         pipeline=str(built.pipeline),
         passes={describe(p): p.version for p in built.pipeline},
         ops={op: schema(op).version for op in sorted(_ops(built.graph))},

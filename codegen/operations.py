@@ -145,7 +145,9 @@ def elementwise(op: str, args: Sequence[Typed], domain: Domain, mode: str = "") 
     if op == "cast":
         return _cast(args[0], domain, mode)
     if op == "quantize_i8":
-        return _call("v_quantize_i8_row" if mode == "row" else "v_quantize_i8", [convert(a, "f32") for a in args], "i32")
+        return _call(
+            "v_quantize_i8_row" if mode == "row" else "v_quantize_i8", [convert(a, "f32") for a in args], "i32"
+        )
     values = [convert(a, domain) for a in args]
     if domain == "bool":
         return _boolean(op, values)

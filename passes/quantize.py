@@ -71,7 +71,9 @@ class Quantize:
         operands = [self._rounded(graph, v, node) if v is not None else None for v in node.inputs[:count]]
         inputs, attrs = [*operands, *node.inputs[count:]], {**node.attrs, "out_dtype": dtype}
         new = graph.derive(node, node.op, inputs, attrs, hint=node.output.name)
-        graph.replace(node.output, graph.derive(node, "cast", [new], {"dtype": node.output.dtype}) if attention else new)
+        if attention:
+            new = graph.derive(node, "cast", [new], {"dtype": node.output.dtype})
+        graph.replace(node.output, new)
         graph.erase(node)
 
     def _rounded(self, graph: Graph, value: Value, node: Node) -> Value:

@@ -182,16 +182,15 @@ def _prologue(
         scales = low.materialise(region.outer[anchor.inputs[1]])  # type: ignore[index]
         refs.append(low.ref(scales, 4))
         if low.storage(region.outer[x]) != "i8b":
-            view = _biased_copy(low, region.outer[x], view)
+            view = _biased_copy(low, region.outer[x], view, region.owner)
             refs[0], stride = low.ref(view, 1), x.shape[-1]
     return None, refs, stride
 
 
-def _biased_copy(low: Lowering, value: Value, view: View) -> View:
+def _biased_copy(low: Lowering, value: Value, view: View, owner: Node) -> View:
     """int8 rows as the biased bytes that the dot product reads."""
     dense = View.dense(low.buffer(f"{value.name}.biased", "arena", value.type.bytes), value.shape)
-    assert value.node is not None
-    low.copy(view, dense, DType.i8, "i8", value.node, "i8b")
+    low.copy(view, dense, DType.i8, "i8", owner, "i8b")
     return dense
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from planish.compiler.pass_protocol import PassContext
 from planish.passes.batching import batch_symbol
 from planish.passes.canonicalize import Canonicalize
-from planish.compiler.pass_protocol import PassContext
 from planish.testing import capture_function
 
 BATCH = torch.export.Dim("batch", min=1, max=8)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import hashlib
-import importlib
 import importlib.util
 import inspect
 import os
-import re
 import sys
 import traceback
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,7 +71,6 @@ def load_source(text: str) -> Source:
         path = Path(text)
         if not path.is_file():
             raise UsageError(f"there is no file {text!r}", _near_file(path))
-        _register_outputs(path)
         return Source(path, name=path.stem, text=text)
     if text.endswith(".planish"):
         raise UsageError(f"{text!r} is a compiled model already", f"planish inspect {text}")
@@ -86,20 +81,6 @@ def load_source(text: str) -> Source:
             f"{name!r} in {path} is a {type(function).__name__}, not a callable", f"it must return {RETURNS}"
         )
     return _checked(_call(function, text), text, path, name)
-
-
-def _register_outputs(path: Path) -> None:
-    """Import the modules of transformers whose output classes a .pt2 file names: torch reads it only if they are known."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            texts = [
-                archive.read(name).decode(errors="replace") for name in archive.namelist() if name.endswith(".json")
-            ]
-    except (OSError, zipfile.BadZipFile):
-        return  # compiling will say what is wrong with it
-    for module in {found for text in texts for found in re.findall(r"\b(transformers(?:\.\w+)*)\.[A-Z]\w+", text)}:
-        with contextlib.suppress(ImportError):
-            importlib.import_module(module)
 
 
 def split(text: str) -> tuple[Path, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import io
 import logging
 import re
@@ -94,6 +96,7 @@ def load(path: Path, debug: bool = False) -> ExportedProgram:
         raise CaptureError(f"there is no file {path}")
     if not zipfile.is_zipfile(path):
         raise CaptureError(f"{path} is no model", "a .pt2 file written by torch.export.save is expected")
+    _register_outputs(path)
     try:
         with quiet(debug):
             return torch.export.load(path)
@@ -105,6 +108,15 @@ def load(path: Path, debug: bool = False) -> ExportedProgram:
         else:
             hint = f"torch says: {first_sentence(str(error))}"
         raise CaptureError(f"{path} is no exported program", hint) from error
+
+
+def _register_outputs(path: Path) -> None:
+    """Import the modules of transformers whose output classes a .pt2 file names: torch reads it only if they are known."""
+    with zipfile.ZipFile(path) as archive:
+        texts = [archive.read(name).decode(errors="replace") for name in archive.namelist() if name.endswith(".json")]
+    for module in {found for text in texts for found in re.findall(r"\b(transformers(?:\.\w+)*)\.[A-Z]\w+", text)}:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
 
 
 def first_sentence(text: str) -> str:

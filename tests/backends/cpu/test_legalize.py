@@ -1,0 +1,133 @@
+"""What each op without a kernel becomes, and that nothing else is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from graph_harness import B, S, Sketch, near
+from hypothesis import given
+from hypothesis import strategies as st
+from random_sketch import random_sketch
+
+from planish.backends.cpu.fuse import reduces_rows
+from planish.backends.cpu.legalize import Legalize
+from planish.compiler.errors import LoweringError
+from planish.compiler.graph import Value
+from planish.compiler.interpret import interpret
+from planish.compiler.ops import is_elementwise
+from planish.compiler.pass_protocol import PassContext
+from planish.compiler.types import DType
+from planish.compiler.verify import verify
+from planish.passes.canonicalize import Canonicalize
+
+F32, F64, F16, BF16, I64, I8, BOOL = (DType(n) for n in ("f32", "f64", "f16", "bf16", "i64", "i8", "bool"))
+ENV = {"b": 2, "s": 7}
+KERNELS = frozenset({
+    "linear", "qlinear", "matmul", "attention", "embedding", "gather", "take_along", "reshape", "transpose", "expand", "slice",
+    "concat", "pad", "constant", "full", "arange", "quantize_dynamic", "quantize", "dequantize",
+})  # fmt: skip
+
+
+def legal(write: Callable[[Sketch], Value]) -> list[str]:
+    """The ops behind legalisation (constants left out), with the numbers as before."""
+    g = Sketch()
+    g.input(B), g.input(S)
+    g.output(write(g))
+    inputs = g.inputs(ENV)
+    want = interpret(g.graph, inputs)
+    Legalize().run(g.graph, PassContext())
+    verify(g.graph)
+    (value,) = g.graph.outputs
+    assert near(want[0], interpret(g.graph, inputs)[0], value.dtype) is None
+    Canonicalize().run(g.graph, PassContext())
+    return [n.op for n in g.graph.nodes if n.op not in ("constant", "full")]
+
+
+SQUARE = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
+BECOMES: dict[str, tuple[Callable[[Sketch], Value], list[str]]] = {
+    "row reduction": (lambda g: g("reduce_sum", g.input(B, S), axes=(-1,), keepdim=True), ["reduce_sum"]),
+    "row reduction without its axis": (lambda g: g("reduce_sum", g.input(B, S), axes=(1,)), ["reduce_sum", "reshape"]),
+    "column reduction": (lambda g: g("reduce_max", g.input(B, S, 3), axes=(1,)), ["transpose", "reduce_max", "reshape"]),
+    "softmax down columns": (lambda g: g("softmax", g.input(B, S), axis=0), ["transpose", "softmax", "transpose"]),
+    "norm of two axes": (lambda g: g("layer_norm", g.input(B, 3, 4), None, None, axes=2), ["reshape", "layer_norm", "reshape"]),
+    "constant matrix": (lambda g: g("matmul", g.input(B, S, 4), g.random(4, 5)), ["linear"]),
+    "run-time weight": (lambda g: g("linear", g.input(B, 4), g.input(5, 4)), ["transpose", "matmul"]),
+    "pointwise convolution": (
+        lambda g: g("conv", g.input(B, 4, 3, S), g.random(5, 4, 1, 1), None, **SQUARE), ["transpose", "linear", "transpose"]
+    ),
+    "patches": (
+        lambda g: g("conv", g.input(B, 3, 4, 6), g.random(5, 3, 2, 2), None, **{**SQUARE, "stride": (2, 2)}),
+        ["reshape", "transpose", "reshape", "linear", "transpose"],
+    ),
+    "cropping": (lambda g: g("pad", g.input(B, S), low=(0, -1), high=(0, -2)), ["slice"]),
+    "half product": (
+        lambda g: g("matmul", g.input(B, S, 4, dtype=F16), g.input(B, 4, S, dtype=F16)), ["cast", "cast", "matmul", "cast"]
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BECOMES)
+def test_becomes(what: str) -> None:
+    write, want = BECOMES[what]
+    assert legal(write) == want
+
+
+def test_depthwise_convolutions_need_no_product() -> None:
+    ops = legal(lambda g: g("conv", g.input(B, 4, 5, S), g.random(4, 1, 3, 3), g.random(4), **SQUARE, groups=4))
+    assert "linear" not in ops
+    assert ops.count("mul") == 9
+
+
+def test_integer_linears_run_on_the_integers() -> None:
+    def write(g: Sketch) -> Value:
+        q, scale = g.both("quantize_dynamic", g.input(B, S, 8))
+        w = g("dequantize", g.random(5, 8, dtype=I8), g.const(np.linspace(0.1, 1, 5).reshape(5, 1)))
+        return g("linear", g("dequantize", q, scale), w, g.random(5))
+
+    assert legal(write) == ["quantize_dynamic", "qlinear"]
+
+
+@pytest.mark.parametrize("zero_point", [True, False])
+def test_other_qdq_stays_float(zero_point: bool) -> None:
+    """A zero point, or one scale for the whole tensor, is not what the int8 kernel computes."""
+
+    def write(g: Sketch) -> Value:
+        scale = g.const(np.float32(0.05)) if not zero_point else g.const(np.full((1, 1), 0.05))
+        q = g.input(B, 8, dtype=I8)
+        x = g("dequantize", q, scale, g.const(1, I8)) if zero_point else g("dequantize", q, scale)
+        return g("linear", x, g("dequantize", g.random(5, 8, dtype=I8), g.const(np.ones((5, 1)))))
+
+    assert "qlinear" not in legal(write)
+
+
+def test_a_convolution_with_a_run_time_kernel_is_refused() -> None:
+    g = Sketch()
+    g.output(g("conv", g.input(B, 3, 4, 4), g.input(5, 3, 2, 2), None, **SQUARE))
+    with pytest.raises(LoweringError, match="run time"):
+        Legalize().run(g.graph, PassContext())
+
+
+def test_names_survive() -> None:
+    g = Sketch()
+    node = g.graph.insert(
+        "group_norm",
+        [g.input(B, 4, S), g.random(4), g.random(4)],
+        {"groups": 2},
+        name="body.norm",
+        location="model.py:7",
+    )
+    g.output(node.output)
+    Legalize().run(g.graph, PassContext())
+    assert {(n.name, n.location) for n in g.graph.nodes if n.op != "constant"} == {("body.norm", "model.py:7")}
+
+
+@given(st.integers(0, 10_000))
+def test_only_ops_with_a_kernel_are_left(seed: int) -> None:
+    g = random_sketch(seed)
+    Legalize().run(g.graph, PassContext())
+    verify(g.graph)
+    for node in g.graph.nodes:
+        assert node.op in KERNELS or is_elementwise(node) or reduces_rows(node), node
+    assert not Legalize().run(g.graph, PassContext()).changed

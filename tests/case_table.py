@@ -7,6 +7,7 @@ from functools import cache
 
 from graph_harness import Compiled, Env, Sketch, compile_sketches
 
+from planish.backends.cpu import isa
 from planish.compiler.graph import Value
 
 #: Sizes at which every case runs: usual ones, ones, primes, and no rows at all.
@@ -53,3 +54,23 @@ class Table:
         compiled = self.compiled(level)
         for env in sizes:
             compiled.check(name, env, slack=slack)
+
+    def check_all(
+        self, level: str, sizes: Callable[[str], Sequence[Env]] = lambda name: SIZES, slack: float = 1.0
+    ) -> None:
+        """Compare every case at a level; reports all that differ.
+
+        Raises:
+            AssertionError: the cases that differ, one a line.
+        """
+        failures = []
+        for name in self.sketches:
+            try:
+                self.check(name, level, sizes(name), slack)
+            except Exception as error:  # all of them are wanted, not the first
+                failures.append(f"{name}: {error}")
+        assert not failures, "\n".join(failures)
+
+
+#: The levels below this machine's own, which the slow tests run as well.
+LOWER = [level for level in isa.available() if level != isa.detect()]

@@ -227,7 +227,7 @@ class Compiled:
         model = self.models[name]
         key = (id(model), tuple(env.items()), seed)
         if key not in self._outputs:
-            feed = {f"probe.{s}": np.zeros(env[s], np.uint8) for s in BOUNDS}
+            feed: dict[str, Any] = {f"probe.{s}": np.zeros(env[s], np.uint8) for s in BOUNDS}
             for other, owner in self.models.items():
                 if owner is model:
                     feed |= {f"{other}.{k}": v for k, v in self.sketches[other].inputs(env, seed).items()}
@@ -246,7 +246,7 @@ class Compiled:
         inputs = sketch.inputs(env, seed)
         for stage, graph in (("as written", sketch.graph), ("as lowered", self.graphs[name])):
             want = interpret(graph, inputs)
-            rough = sketch.rough or [None] * len(want)
+            rough: Sequence[DType | None] = sketch.rough or [None] * len(want)
             for i, (value, a, b) in enumerate(zip(sketch.graph.outputs, want, got, strict=True)):
                 why = near(a, b, value.dtype, slack, rough[i], floor)
                 assert why is None, f"{name} at {dict(env)}, output {i}, against the graph {stage}: {why}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from graph_harness import TOLERANCE, B, S, Sketch
@@ -59,7 +60,7 @@ class Fuzz:
         return value
 
     def const(self, shape: tuple[int, ...], dtype: DType, scale: float = 1.0) -> Value:
-        array = np.clip(self.g._rng.standard_normal(shape), -3, 3) * scale
+        array: np.ndarray = np.clip(self.g._rng.standard_normal(shape), -3, 3) * scale
         if not dtype.is_float:
             array = self.g._rng.integers(0, 3, shape)
         value = self.g.const(array, dtype)
@@ -70,14 +71,17 @@ class Fuzz:
     def _rough(dtype: DType) -> DType:
         return dtype if dtype.is_float else F64
 
+    def dim(self, *choices: Dim) -> Dim:
+        return self.pick.choice(choices)
+
     def shape(self) -> tuple[Dim, ...]:
         rank = self.pick.choice([0, 1, 2, 2, 3, 3, 3, 4])
         if rank == 4:
-            return (B, self.pick.choice([2, 4]), self.pick.choice([S, 4, 5]), self.pick.choice([4, 6]))
-        return tuple(self.pick.choice([B, S, *SMALL]) for _ in range(rank))
+            return (B, self.dim(2, 4), self.dim(S, 4, 5), self.dim(4, 6))
+        return tuple(self.dim(B, S, *SMALL) for _ in range(rank))
 
     def add(
-        self, op: str, *inputs: Value | None, exact: bool = False, bound: float | None = None, **attrs: object
+        self, op: str, *inputs: Value | None, exact: bool = False, bound: float | None = None, **attrs: Any
     ) -> Value:
         """Insert an op; its facts follow from its operands and the given ones."""
         known = [self.facts[v] for v in inputs if v is not None]
@@ -208,9 +212,11 @@ class Fuzz:
             return self.add(op, self.add("clamp", x, min=-4.0, max=3.0), bound=30.0)
         op = self.pick.choice(["tanh", "sigmoid", "erf", "silu", "gelu", "softplus", "elu", "leaky_relu", "hardswish", "sin",
                                "cos", "atan", "hardsigmoid", "mish", "clamp"])  # fmt: skip
-        attrs = {"clamp": {"min": -1.0, "max": 1.5}, "gelu": {"approximate": self.pick.choice(["none", "tanh"])}}.get(
-            op, {}
-        )
+        attrs: dict[str, Any] = {}
+        if op == "clamp":
+            attrs = {"min": -1.0, "max": 1.5}
+        elif op == "gelu":
+            attrs = {"approximate": self.pick.choice(["none", "tanh"])}
         return self.add(op, x, **attrs)
 
     def binary(self, x: Value) -> Value | None:
@@ -335,7 +341,7 @@ class Fuzz:
             wide = self.add("dequantize", weight, self.const((n, 1), F32, 0.01))
             return self.add("linear", self.add("dequantize", q, scale), wide, bound=known.bound * 4 * int(last))
         if kind == "matmul":
-            other = self.input((last, self.pick.choice([1, 4, S])), x.dtype)
+            other = self.input((last, self.dim(1, 4, S)), x.dtype)
             return self.add("matmul", x, other, bound=known.bound * 100)
         if kind == "self" and x.type.rank >= 2 and known.bound < 4:
             perm = (*range(x.type.rank - 2), x.type.rank - 1, x.type.rank - 2)
@@ -363,7 +369,10 @@ class Fuzz:
             return None
         known = self.facts[x]
         size = self.pick.choice([1, 2, 3])
-        attrs = {"stride": (self.pick.choice([1, 2, size]),) * 2, "padding": (self.pick.choice([0, size // 2]),) * 2}
+        attrs: dict[str, Any] = {
+            "stride": (self.pick.choice([1, 2, size]),) * 2,
+            "padding": (self.pick.choice([0, size // 2]),) * 2,
+        }
         kind = self.pick.choice(["max", "avg", "conv", "conv", "depthwise"])
         if kind in ("max", "avg"):
             return self.add(f"{kind}_pool", x, kernel=(size, size), exact=kind == "max", **attrs)

@@ -46,7 +46,8 @@ class Cnn(nn.Module):
         )
         self.grouped = nn.Conv2d(8, 12, 3, 1, 1, groups=2)
         self.head = nn.Linear(12, 5)
-        for norm in (self.stem[1], self.deep[1]):
+        norms: tuple[Any, ...] = (self.stem[1], self.deep[1])
+        for norm in norms:
             nn.init.uniform_(norm.running_mean)
             nn.init.uniform_(norm.running_var, 0.5, 2.0)
 
@@ -166,7 +167,8 @@ def compare(name: str, model: Model, precision: str | None, sizes: tuple[tuple[i
         inputs = make(batch, seq)
         with torch.no_grad():
             want = flat(module(**inputs))
-        got = flat(model(**{k: v.numpy() for k, v in inputs.items()}))
+        feed: dict[str, Any] = {k: v.numpy() for k, v in inputs.items()}
+        got = flat(model(**feed))
         assert got.keys() == want.keys()
         for key, array in want.items():
             if array.dtype.kind == "f":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from case_table import Table
+from case_table import LOWER, Table
 from graph_harness import B, S, Sketch
 
 from planish.backends.cpu import isa
@@ -415,3 +415,9 @@ def pool_of_one_axis(g: Sketch) -> list[Value]:
 def test_anchors(name: str) -> None:
     fast = name == "linear_bf16_with_f32_result"  # may use the low-precision class of GELU
     TABLE.check(name, isa.detect(), slack=600.0 if fast else 3.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", LOWER)
+def test_anchors_at_lower_levels(level: str) -> None:
+    TABLE.check_all(level, slack=600.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from case_table import Table
+from case_table import LOWER, Table
 from graph_harness import B, S, Sketch
 
 from planish.backends.cpu import isa
@@ -20,7 +20,12 @@ SPECIAL = np.array(
 #: Ops of float operands alone.
 REAL = tuple(n for n in UNARY if n not in ("logical_not", "bitwise_not"))
 INTEGER = ("neg", "abs", "sign", "square", "relu", "bitwise_not", "clamp")
-ATTRS = {"clamp": {"min": -1, "max": 2}, "elu": {"alpha": 1.5}, "leaky_relu": {"slope": 0.2}, "softplus": {"beta": 2.0}}
+ATTRS: dict[str, dict] = {
+    "clamp": {"min": -1, "max": 2},
+    "elu": {"alpha": 1.5},
+    "leaky_relu": {"slope": 0.2},
+    "softplus": {"beta": 2.0},
+}
 POSITIVE = frozenset({"log", "log2", "sqrt", "rsqrt", "log1p"})
 INTEGER_BINARY = tuple(op for op in BINARY if op not in ("atan2", "pow", "logical_and", "logical_or", "logical_xor"))
 LOGIC = ("logical_and", "logical_or", "logical_xor", "bitwise_and", "bitwise_or", "bitwise_xor")
@@ -48,7 +53,7 @@ def positive(dtype: DType):  # type: ignore[no-untyped-def]
 
 
 def attrs_of(op: str, dtype: DType) -> dict:
-    attrs = dict(ATTRS.get(op, {}))
+    attrs: dict = dict(ATTRS.get(op, {}))
     return {k: float(v) for k, v in attrs.items()} if dtype.is_float else attrs
 
 
@@ -259,3 +264,9 @@ def a_long_chain(g: Sketch) -> Value:
 @pytest.mark.parametrize("name", TABLE.sketches)
 def test_elementwise(name: str) -> None:
     TABLE.check(name, isa.detect(), slack=3.0 if "special" in name else 1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", LOWER)
+def test_elementwise_at_lower_levels(level: str) -> None:
+    TABLE.check_all(level, slack=3.0)

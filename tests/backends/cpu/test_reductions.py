@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from case_table import SIZES, Table
+from case_table import LOWER, SIZES, Table
 from graph_harness import B, Env, S, Sketch
 
 from planish.backends.cpu import isa
@@ -212,7 +212,17 @@ def no_axes(g: Sketch) -> list[Value]:
 NEED_ROWS = ("max", "min", "argmax", "reduce_type", "argmin")
 
 
+def sizes_of(name: str) -> tuple[Env, ...]:
+    """The sizes at which a case has a meaning."""
+    return FULL_ROWS if any(part in name for part in (*NEED_ROWS, "everything")) and "soft" not in name else SIZES
+
+
 @pytest.mark.parametrize("name", TABLE.sketches)
 def test_reductions(name: str) -> None:
-    sizes = FULL_ROWS if any(part in name for part in (*NEED_ROWS, "everything")) and "soft" not in name else SIZES
-    TABLE.check(name, isa.detect(), sizes)
+    TABLE.check(name, isa.detect(), sizes_of(name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", LOWER)
+def test_reductions_at_lower_levels(level: str) -> None:
+    TABLE.check_all(level, sizes_of)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from case_table import Table
+from case_table import LOWER, Table
 from graph_harness import B, S, Sketch
 
 from planish.backends.cpu import isa
@@ -329,3 +329,9 @@ def chains_that_cross(g: Sketch) -> list[Value]:
 @pytest.mark.parametrize("name", TABLE.sketches)
 def test_shapes(name: str) -> None:
     TABLE.check(name, isa.detect())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", LOWER)
+def test_shapes_at_lower_levels(level: str) -> None:
+    TABLE.check_all(level)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -30,7 +32,7 @@ def sizes(shape: tuple[Dim, ...]) -> tuple[int, ...]:
 
 
 @st.composite
-def factorings(draw: st.DrawFn, atoms: list[Dim]) -> tuple[Dim, ...]:
+def factorings(draw: Any, atoms: list[Dim]) -> tuple[Dim, ...]:
     """The atoms, some neighbours multiplied, ones strewn in."""
     shape: list[Dim] = []
     for atom in atoms:
@@ -44,7 +46,7 @@ def factorings(draw: st.DrawFn, atoms: list[Dim]) -> tuple[Dim, ...]:
 
 
 @st.composite
-def chains(draw: st.DrawFn) -> tuple[View, np.ndarray, np.ndarray]:
+def chains(draw: Any) -> tuple[View, np.ndarray, np.ndarray]:
     """Random views of a dense buffer beside the same steps in numpy: (view, memory, array)."""
     atoms: list[Dim] = draw(st.lists(st.sampled_from([1, 2, 3, 5, N, M]), min_size=1, max_size=4))
     shape = draw(factorings(atoms))

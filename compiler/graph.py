@@ -256,6 +256,18 @@ class Graph:
             before._previous = node
         self._count += 1
 
+    def _unlink(self, node: Node) -> None:
+        if node._previous is None:
+            self._first = node._next
+        else:
+            node._previous._next = node._next
+        if node._next is None:
+            self._last = node._previous
+        else:
+            node._next._previous = node._previous
+        node._graph = None
+        self._count -= 1
+
     # -- changing --------------------------------------------------------------------------------------------------
     def replace(self, old: Value, new: Value, *, only: Iterable[Node] | None = None) -> None:
         """Make every reader of ``old`` read ``new``; with ``only``, these nodes alone (then outputs stay as they are)."""
@@ -280,30 +292,13 @@ class Graph:
                 raise ValueError(f"%{value.name} is still used; {node!r} cannot be erased")
         for value in node.operands:
             value._users.pop(node, None)
-        if node._previous is None:
-            self._first = node._next
-        else:
-            node._previous._next = node._next
-        if node._next is None:
-            self._last = node._previous
-        else:
-            node._next._previous = node._previous
-        node._graph = None
-        self._count -= 1
+        self._unlink(node)
 
     def move(self, node: Node, before: Node | None) -> None:
         """Move a node in front of another (None: to the end). The caller keeps definitions before uses."""
         if before is node:
             return
-        if node._previous is None:
-            self._first = node._next
-        else:
-            node._previous._next = node._next
-        if node._next is None:
-            self._last = node._previous
-        else:
-            node._next._previous = node._previous
-        self._count -= 1
+        self._unlink(node)
         self._link(node, before)
 
     def sweep(self) -> int:

@@ -47,7 +47,7 @@ class Table:
     @cache  # noqa: B019 - tables live as long as the test process
     def compiled(self, level: str, precision: str | None = None) -> Compiled:
         """All cases, compiled for a level."""
-        return compile_sketches(self.sketches, level, precision=precision)
+        return compile_sketches(self.sketches, level, precision=precision, threads=2)
 
     def check(self, name: str, level: str, sizes: Sequence[Env] = SIZES, slack: float = 1.0) -> None:
         """Compare one case with the interpreter at every size."""

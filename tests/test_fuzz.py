@@ -23,7 +23,7 @@ QUICK = 24
 def check(seeds: range, level: str) -> None:
     """Compile the graphs of ``seeds`` and compare; reports every seed that fails."""
     sketches = {f"seed{seed}": random_sketch(seed) for seed in seeds}
-    compiled: Compiled = compile_sketches(sketches, level, per_object=12)
+    compiled: Compiled = compile_sketches(sketches, level, per_object=12, threads=2)
     failures = []
     for name in sketches:
         for env in SIZES:

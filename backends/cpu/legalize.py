@@ -324,17 +324,6 @@ def _dense_conv(b: Builder, node: Node, x: Value, array: np.ndarray, bias: Value
                 x = b("slice", x, axis=axis, start=0, end=step * (sizes[axis - 2] - 1) + 1, step=step)
         rows = b("transpose", x, perm=order)
         weight = array.reshape(array.shape[0], -1)
-    elif tuple(kernel) == tuple(stride) and not any(padding) and all(d == 1 for d in dilation):
-        for axis, (k, size) in enumerate(zip(kernel, sizes, strict=True), start=2):
-            if x.shape[axis] != k * size:
-                x = b("slice", x, axis=axis, start=0, end=k * size)
-        split: list[Dim] = [x.shape[0], x.shape[1]]
-        for k, size in zip(kernel, sizes, strict=True):
-            split.extend([size, k])
-        perm = (0, *range(2, 2 + 2 * spatial, 2), 1, *range(3, 3 + 2 * spatial, 2))
-        patches = b("transpose", b("reshape", x, shape=tuple(split)), perm=perm)
-        rows = b("reshape", patches, shape=(x.shape[0], *sizes, array[0].size))
-        weight = array.reshape(array.shape[0], -1)
     else:
         windows = _windows(b, _padded(b, x, padding), kernel, stride, dilation, sizes)
         rows = b("transpose", b("concat", *windows, axis=1), perm=order)

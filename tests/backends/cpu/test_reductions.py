@@ -222,6 +222,15 @@ def test_reductions(name: str) -> None:
     TABLE.check(name, isa.detect(), sizes_of(name))
 
 
+LARGE = ("mean_over_ends", "middle_sum", "softmax_last", "softmax_middle", "softmax_first", "layer_norm_both", "group_norm",
+         "reduce_then_use", "layer_norm_symbolic_row")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_large_reductions(name: str) -> None:
+    TABLE.check(name, isa.detect(), ({"b": 64, "s": 512}, {"b": 61, "s": 257}))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("level", LOWER)
 def test_reductions_at_lower_levels(level: str) -> None:

@@ -331,6 +331,16 @@ def test_shapes(name: str) -> None:
     TABLE.check(name, isa.detect())
 
 
+LARGE = ("transpose_swap", "transpose_reverse", "concat_first", "concat_last", "pad_one", "reshapes", "three_embeddings",
+         "generated_along_other_axes", "expand")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_large_shapes(name: str) -> None:
+    """Enough rows that the work is cut into tasks and tiles."""
+    TABLE.check(name, isa.detect(), ({"b": 64, "s": 512}, {"b": 61, "s": 257}))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("level", LOWER)
 def test_shapes_at_lower_levels(level: str) -> None:

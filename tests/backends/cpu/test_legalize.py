@@ -57,10 +57,6 @@ BECOMES: dict[str, tuple[Callable[[Sketch], Value], list[str]]] = {
     "pointwise convolution": (
         lambda g: g("conv", g.input(B, 4, 3, S), g.random(5, 4, 1, 1), None, **SQUARE), ["transpose", "linear", "transpose"]
     ),
-    "patches": (
-        lambda g: g("conv", g.input(B, 3, 4, 6), g.random(5, 3, 2, 2), None, **{**SQUARE, "stride": (2, 2)}),
-        ["reshape", "transpose", "reshape", "linear", "transpose"],
-    ),
     "cropping": (lambda g: g("pad", g.input(B, S), low=(0, -1), high=(0, -2)), ["slice"]),
     "half product": (
         lambda g: g("matmul", g.input(B, S, 4, dtype=F16), g.input(B, 4, S, dtype=F16)), ["cast", "cast", "matmul", "cast"]

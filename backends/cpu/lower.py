@@ -53,7 +53,7 @@ class Lowering:
 
     def storage(self, value: Value) -> Storage:
         """How elements of ``value`` are stored: int8 that only int8 linears read is biased by 128 (see ``specs``)."""
-        if value.dtype is DType.i8 and value.node is not None and biased(value):
+        if value.dtype is DType.i8 and value not in self.graph.outputs and biased(value):
             return "i8b"
         return value.dtype.value  # type: ignore[return-value]
 

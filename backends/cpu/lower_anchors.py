@@ -213,7 +213,7 @@ def _weights(low: Lowering, region: Region, anchor: Node, at: int, compute: str)
         scale_ref = scale_value.node.attrs["ref"]  # type: ignore[union-attr]
         padded = np.zeros(sums.shape[0], np.float32)
         padded[: array.shape[0]] = np.broadcast_to(scale.reshape(-1), (array.shape[0],))
-        scales = low.weight(("scale", scale_ref), f"{scale_ref}.columns", lambda: padded)
+        scales = low.weight(("scale", scale_ref, array.shape[0]), f"{scale_ref}.columns", lambda: padded)
         return [Ref(number), Ref(scales), Ref(comp)]
     if compute == "bf16":
         bits = array if array.dtype == np.uint16 else float_to_bf16(array)

@@ -179,6 +179,27 @@ def linear_int8(g: Sketch) -> list[Value]:
 
 
 @TABLE.case
+def linear_int8_whose_rows_are_an_output(g: Sketch) -> list[Value]:
+    """Rows that int8 linears alone read are stored in another form, which nobody outside may see."""
+    outputs: list[Value] = []
+    for shape in ((B, S, 24), (B, 16)):
+        q, scale = g.both("quantize_dynamic", g.input(*shape))
+        w = g.random(8, int(shape[-1]), dtype=DType.i8, low=-127, high=128)
+        y = g("qlinear", q, scale, w, g.const(np.full(8, 0.02)), g.random(8))
+        outputs += [y, q, scale] if shape[-1] == 24 else [y, g("reshape", q, shape=(16 * B,))]
+    return outputs
+
+
+@TABLE.case
+def linear_int8_one_scale(g: Sketch) -> list[Value]:
+    """One scale for all columns, shared by weights of different sizes."""
+    q, scale = g.both("quantize_dynamic", g.input(B, S, 24))
+    one = g.const(np.full(1, 0.02))
+    weights = [g.random(n, 24, dtype=DType.i8, low=-127, high=128) for n in (8, 40)]
+    return [g("qlinear", q, scale, w, one) for w in weights]
+
+
+@TABLE.case
 def linear_over_nothing(g: Sketch) -> list[Value]:
     x = g.input(B, 0)
     return [

@@ -103,7 +103,7 @@ def as_bits(spec: RowProgram) -> RowProgram:
 
 
 #: Rows between a looked-up row and the one being computed, and the most bytes of it that are fetched ahead.
-_ROWS_AHEAD, _BYTES_AHEAD = 3, 4096
+_ROWS_AHEAD, _BYTES_AHEAD = 1, 4096
 
 
 def _ahead(names: Sequence[Declared], outer: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from . import dims
 from .dims import Dim, Expr
 from .errors import PlanishError, UsageError
 from .graph import Graph, Node, Value
-from .reference import REFERENCE, results
+from .reference import REFERENCE, TORCH, results
 from .types import DType
 
 Hook = Callable[[Node, Sequence["Tensor | None"], tuple[Tensor, ...]], "tuple[Tensor, ...] | None"]
@@ -99,14 +99,22 @@ class Interpreter:
         self._constants: dict[tuple[int, str], Tensor] = {}
         self._last_use = {id(graph): _last_uses(graph)}
 
-    def __call__(self, inputs: Sequence[Tensor], env: Mapping[str, int] | None = None) -> list[Tensor]:
-        """Outputs for ``inputs`` (in order). ``env`` gives the symbols; None reads them off the shapes."""
+    def __call__(
+        self, inputs: Sequence[Tensor], env: Mapping[str, int] | None = None, states: Mapping[str, Tensor] | None = None
+    ) -> list[Tensor]:
+        """Outputs for ``inputs`` (in order). ``env`` gives the symbols; None reads them off the shapes. States that are not
+        given are zero, as a loaded model's are when it is new."""
         if env is None:
             env = bind_symbols(self.graph, [t.shape for t in inputs])
-        return self._run(self.graph, inputs, env)
+        return self._run(self.graph, inputs, env, states or {})
 
-    def _run(self, graph: Graph, inputs: Sequence[Tensor], env: Mapping[str, int]) -> list[Tensor]:
+    def _run(
+        self, graph: Graph, inputs: Sequence[Tensor], env: Mapping[str, int], states: Mapping[str, Tensor]
+    ) -> list[Tensor]:
         values: dict[Value, Tensor] = dict(zip(graph.inputs, inputs, strict=True))
+        for state in graph.states:
+            fresh = torch.zeros(resolve(state.shape, env), dtype=TORCH[state.dtype])
+            values[state] = states.get(state.name, fresh)
         if id(graph) not in self._last_use:
             self._last_use[id(graph)] = _last_uses(graph)
         dead_after = self._last_use[id(graph)]
@@ -129,7 +137,7 @@ class Interpreter:
                 self._constants[key] = to_torch(graph.constants[node.attrs["ref"]], node.attrs["dtype"])
             return (self._constants[key],)
         if node.op == "fused":
-            return tuple(self._run(node.regions[0], operands, env))  # type: ignore[arg-type]
+            return tuple(self._run(node.regions[0], operands, env, {}))  # type: ignore[arg-type]
         attrs = {name: resolve(value, env) for name, value in node.attrs.items()}
         try:
             return results(REFERENCE[node.op](attrs, *operands))

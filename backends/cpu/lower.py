@@ -166,6 +166,10 @@ class Lowering:
             number = self.buffer(value.name, "input", value.type.bytes)
             program.inputs.append(Port(value.name, value.dtype, value.shape, number))
             self.views[value] = View.dense(number, value.shape)
+        for value in graph.states:
+            number = self.buffer(value.name, "state", value.type.bytes)
+            program.states.append(Port(value.name, value.dtype, value.shape, number))
+            self.views[value] = View.dense(number, value.shape)
         names = graph.meta.get("output_names") or [v.name for v in graph.outputs]
         for name, value in zip(names, graph.outputs, strict=True):
             number = self.buffer(f"out.{name}", "output", value.type.bytes)

@@ -83,7 +83,7 @@ def choose(x: np.ndarray, low: np.ndarray, high: np.ndarray, weights: Sequence[n
     middle = ((low + high) / 2).astype(np.float32)
     amax, half = np.maximum(np.abs(low), np.abs(high)), (high - low) / 2
     # What costs more at run time has to be worth it.
-    for shift, reach, centred, worth in ((None, amax, False, 1.0), (middle, half, False, 0.9), (None, amax, True, 0.8)):
+    for shift, reach, centred, worth in ((None, amax, False, 1.0), (middle, half, False, 0.9), (None, amax, True, 0.7)):
         found = [
             (error(shift, s, centred), alpha, s) for alpha in ALPHAS for s in [channel_scale(reach, w_amax, alpha)]
         ]

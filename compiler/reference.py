@@ -291,11 +291,6 @@ def _dequantize(attrs: Attrs, q: Tensor, scale: Tensor, zero_point: Tensor | Non
     return wide * scale
 
 
-def is_defined(op: str) -> bool:
-    """Whether ``op`` has a meaning of its own (``constant`` and ``fused`` are run by the interpreter itself)."""
-    return op in REFERENCE or op in ("constant", "fused")
-
-
 def results(value: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
     """The results of a reference as a tuple."""
     return (value,) if isinstance(value, Tensor) else tuple(value)

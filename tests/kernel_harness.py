@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 
 import numpy as np
+import pytest
 
 from planish.backends.cpu import isa as levels
 from planish.backends.cpu import toolchain
@@ -128,3 +131,17 @@ def build_kernels(specs: tuple[KernelSpec, ...], isa: str, sanitize: bool = SANI
     """Several kernels from one build, which is quicker than a build each."""
     path = toolchain.build(unit_text(specs, isa), isa, sanitize=sanitize, extra_flags=("-pthread",))
     return [Kernel(spec, isa, str(path)) for spec in specs]
+
+
+def sanitizer_environment() -> dict[str, str]:
+    """The environment in which pytest runs kernels that are built for the address and undefined-behaviour sanitizers; skips
+    where their run-time libraries are not installed."""
+    runtimes = [
+        subprocess.check_output(["g++", f"-print-file-name={lib}"], text=True).strip()
+        for lib in ("libasan.so", "libubsan.so")
+    ]
+    if not all(Path(lib).is_absolute() for lib in runtimes):
+        pytest.skip("the sanitizers' run-time libraries are not installed")
+    return {
+        **os.environ, "PLANISH_TEST_SANITIZE": "1", "LD_PRELOAD": " ".join(runtimes), "ASAN_OPTIONS": "detect_leaks=0",
+    }  # fmt: skip

@@ -18,7 +18,7 @@ from ...compiler.types import DType
 from ...passes.batching import batch_symbol
 from ...passes.fusion import SOURCES, VIEWS
 from .lower_anchors import lower_attention, lower_linear, lower_matmul
-from .lower_rows import lower_lookup_elements, lower_rows
+from .lower_rows import copy_program, fill_program, lower_lookup_elements, lower_rows
 from .regions import LOOKUPS, Region
 from .views import View, contiguous_strides
 
@@ -297,8 +297,6 @@ def lower_rows_copy(
     low: Lowering, source: View, to: View, dtype: DType, storage: Storage, owner: Node, to_storage: Storage
 ) -> None:
     """A copy as a row program of one load and one store."""
-    from .lower_rows import copy_program
-
     program, sizes = copy_program(source, to, storage, to_storage)
     width = dtype.size
     region = Region(owner, (owner,), {}, ())
@@ -308,8 +306,6 @@ def lower_rows_copy(
 
 def lower_fill(low: Lowering, view: View, value: Value, number: object, owner: Node) -> None:
     """Write one number everywhere in a view."""
-    from .lower_rows import fill_program
-
     program, sizes = fill_program(view, value.dtype, number)
     pointers = [low.ref(view, value.dtype.size)]
     low.launch(Region(owner, (owner,), {}, ()), program, pointers, sizes, moved=value.type.bytes)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from ...compiler.dims import Dim
 from ...compiler.graph import Graph, Node, Value
-from ...compiler.types import TensorType
 from .steps import REDUCING
 
 ANCHORS = frozenset({"linear", "qlinear", "matmul", "attention"})
@@ -68,8 +67,3 @@ def row_space(nodes: tuple[Node, ...]) -> tuple[Dim, ...]:
             if d != 1:
                 space[at] = d
     return tuple(space)
-
-
-def row_type(type: TensorType) -> TensorType:
-    """``type`` with rank at least one: a rank-0 value is a row of one element."""
-    return type if type.rank else type.with_shape((1,))

@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from kernel_harness import RUNNABLE, Kernel, build_kernels
+from kernel_harness import RUNNABLE, Kernel, build_kernels, sanitizer_environment
 
 from planish.codegen.attention import render, scratch_bytes
 from planish.codegen.specs import AttentionSpec, KernelSpec
@@ -372,15 +372,7 @@ def test_unsupported_storage_is_named() -> None:
 @pytest.mark.skipif(SANITIZE, reason="is what runs these tests")
 def test_under_sanitizers() -> None:
     """The tests of this file again, with the kernels built for the address and undefined-behaviour sanitizers."""
-    runtimes = [
-        subprocess.check_output(["g++", f"-print-file-name={lib}"], text=True).strip()
-        for lib in ("libasan.so", "libubsan.so")
-    ]
-    if not all(Path(lib).is_absolute() for lib in runtimes):
-        pytest.skip("the sanitizers' run-time libraries are not installed")
-    environment = {
-        **os.environ, "PLANISH_TEST_SANITIZE": "1", "LD_PRELOAD": " ".join(runtimes), "ASAN_OPTIONS": "detect_leaks=0",
-    }  # fmt: skip
+    environment = sanitizer_environment()
     here = Path(__file__)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(here), "-k", "not under_sanitizers"],

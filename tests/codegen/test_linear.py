@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_harness import RUNNABLE, build_kernel
+from kernel_harness import RUNNABLE, build_kernel, sanitizer_environment
 
 from planish.backends.cpu.packing import pack_bf16, pack_f32, pack_w8
 from planish.codegen.linear import MAX_K_INT8, render, scratch_bytes, tile_shape
@@ -174,15 +174,7 @@ def test_tiles_leave_registers_for_their_operands() -> None:
 @pytest.mark.parametrize("file", ["test_linear.py", "test_linear_fused.py", "test_matmul.py"])
 def test_under_sanitizers(file: str) -> None:
     """The tests of generated products again, with the kernels built for the address and undefined-behaviour sanitizers."""
-    runtimes = [
-        subprocess.check_output(["g++", f"-print-file-name={lib}"], text=True).strip()
-        for lib in ("libasan.so", "libubsan.so")
-    ]
-    if not all(Path(lib).is_absolute() for lib in runtimes):
-        pytest.skip("the sanitizers' run-time libraries are not installed")
-    environment = {
-        **os.environ, "PLANISH_TEST_SANITIZE": "1", "LD_PRELOAD": " ".join(runtimes), "ASAN_OPTIONS": "detect_leaks=0",
-    }  # fmt: skip
+    environment = sanitizer_environment()
     here = Path(__file__).parent
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(here / file), "-m", "not slow"],

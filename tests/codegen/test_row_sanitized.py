@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from kernel_harness import RUNNABLE, SANITIZE
+from kernel_harness import RUNNABLE, SANITIZE, sanitizer_environment
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(SANITIZE, reason="is what runs these tests")
 @pytest.mark.parametrize("isa", [RUNNABLE[0], RUNNABLE[-1]])
 def test_under_sanitizers(isa: str) -> None:
-    runtimes = [
-        subprocess.check_output(["g++", f"-print-file-name={lib}"], text=True).strip()
-        for lib in ("libasan.so", "libubsan.so")
-    ]
-    if not all(Path(lib).is_absolute() for lib in runtimes):
-        pytest.skip("the sanitizers' run-time libraries are not installed")
-    environment = {
-        **os.environ, "PLANISH_TEST_SANITIZE": "1", "LD_PRELOAD": " ".join(runtimes), "ASAN_OPTIONS": "detect_leaks=0",
-    }  # fmt: skip
+    environment = sanitizer_environment()
     here = Path(__file__).parent
     chosen = (
         f"{isa} and not conversions and not exhaustively"  # a cast of what does not fit is undefined in C++ as well

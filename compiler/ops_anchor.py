@@ -1,0 +1,166 @@
+"""The vocabulary, what carries the work: matrix products, convolution, pooling, attention, and int8 around them."""
+
+from __future__ import annotations
+
+from .dims import Dim, floordiv, product
+from .graph import Node
+from .ops_schema import REQUIRED, broadcast, define, fail, same_dtype, type_of
+from .types import DType, TensorType
+
+
+def _linear(node: Node) -> list[TensorType]:
+    x, w = type_of(node.inputs[0]), type_of(node.inputs[1])
+    if w.rank != 2 or x.rank < 1 or x.shape[-1] != w.shape[1]:
+        raise fail(node, f"x {x} does not fit the weight {w} (its shape is [out, in])")
+    same_dtype(node, node.inputs[:2])
+    if len(node.inputs) > 2 and node.inputs[2] is not None and node.inputs[2].shape != (w.shape[0],):
+        raise fail(node, f"the bias {node.inputs[2].type} does not fit the weight {w}")
+    return [TensorType(node.attrs["out_dtype"] or x.dtype, (*x.shape[:-1], w.shape[0]))]
+
+
+def _qlinear(node: Node) -> list[TensorType]:
+    x, w = type_of(node.inputs[0]), type_of(node.inputs[2])
+    if x.dtype is not DType.i8 or w.dtype is not DType.i8 or x.shape[-1] != w.shape[1]:
+        raise fail(node, f"x {x} and w {w} must be i8 with equal last dimensions")
+    return [TensorType(DType.f32, (*x.shape[:-1], w.shape[0]))]
+
+
+def _matmul(node: Node) -> list[TensorType]:
+    a, b = type_of(node.inputs[0]), type_of(node.inputs[1])
+    if a.rank < 2 or b.rank < 2 or a.shape[-1] != b.shape[-2]:
+        raise fail(node, f"{a} and {b} cannot be multiplied")
+    batch = broadcast(node, [a.shape[:-2], b.shape[:-2]])
+    dtype = same_dtype(node, node.inputs)
+    return [TensorType(node.attrs["out_dtype"] or dtype, (*batch, a.shape[-2], b.shape[-1]))]
+
+
+def conv_output(size: Dim, kernel: Dim, stride: int, padding: int, dilation: int) -> Dim:
+    """Output size of a convolution or pooling along one axis."""
+    return floordiv(size + 2 * padding - dilation * (kernel - 1) - 1, stride) + 1
+
+
+def _conv(node: Node) -> list[TensorType]:
+    x, w = type_of(node.inputs[0]), type_of(node.inputs[1])
+    spatial = x.rank - 2
+    if w.rank != x.rank or spatial < 1:
+        raise fail(node, f"x {x} and w {w} must have the same rank of at least 3")
+    if x.shape[1] != w.shape[1] * node.attrs["groups"]:
+        raise fail(node, f"x {x} has not {w.shape[1]} x {node.attrs['groups']} channels")
+    sizes = [
+        conv_output(x.shape[2 + i], w.shape[2 + i], *(node.attrs[a][i] for a in ("stride", "padding", "dilation")))
+        for i in range(spatial)
+    ]
+    return [TensorType(node.attrs["out_dtype"] or x.dtype, (x.shape[0], w.shape[0], *sizes))]
+
+
+def _attention(node: Node) -> list[TensorType]:
+    q, k, v = (type_of(i) for i in node.inputs[:3])
+    if not q.rank == k.rank == v.rank == 4 or q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
+        raise fail(node, f"q {q}, k {k} and v {v} do not fit ([batch, heads, sequence, head_dim])")
+    heads, kv_heads = q.shape[1], k.shape[1]
+    if heads != kv_heads and (isinstance(heads, int) and isinstance(kv_heads, int) and heads % kv_heads):
+        raise fail(node, f"{heads} query heads are no multiple of {kv_heads} key heads")
+    same_dtype(node, node.inputs[:3])
+    return [TensorType(node.attrs["out_dtype"] or q.dtype, (*q.shape[:-1], v.shape[-1]))]
+
+
+def _quantize_dynamic(node: Node) -> list[TensorType]:
+    x = type_of(node.inputs[0])
+    return [TensorType(DType.i8, x.shape), TensorType(DType.f32, (*x.shape[:-1], 1))]
+
+
+def _quantize(node: Node) -> list[TensorType]:
+    return [TensorType(node.attrs["dtype"], type_of(node.inputs[0]).shape)]
+
+
+def _dequantize(node: Node) -> list[TensorType]:
+    return [TensorType(DType.f32, broadcast(node, [v.shape for v in node.operands]))]
+
+
+def _pool(node: Node) -> list[TensorType]:
+    x = type_of(node.inputs[0])
+    kernel, stride, padding = (node.attrs[k] for k in ("kernel", "stride", "padding"))
+    dilation = node.attrs.get("dilation") or (1,) * len(kernel)
+    sizes = [conv_output(x.shape[2 + i], kernel[i], stride[i], padding[i], dilation[i]) for i in range(len(kernel))]
+    return [TensorType(x.dtype, (*x.shape[:2], *sizes))]
+
+
+def _matmul_flops(node: Node) -> Dim:
+    return 2 * node.output.type.elements * type_of(node.inputs[0]).shape[-1]
+
+
+def _conv_flops(node: Node) -> Dim:
+    return 2 * node.output.type.elements * product(type_of(node.inputs[1]).shape[1:])
+
+
+def _attention_flops(node: Node) -> Dim:
+    q, k, v = (type_of(i) for i in node.inputs[:3])
+    pairs = product(q.shape[:3]) * k.shape[2]
+    return 2 * pairs * q.shape[3] + 2 * pairs * v.shape[3]
+
+
+define(
+    "linear",
+    "x weight bias?",
+    _linear,
+    "x @ weight.T + bias; bf16 operands accumulate in f32",
+    attrs={"out_dtype": None},
+    flops=_matmul_flops,
+)
+define(
+    "qlinear",
+    "x x_scale weight weight_scale bias?",
+    _qlinear,
+    "int8 linear: float(int32 sum) * (x_scale * weight_scale) + bias",
+    flops=_matmul_flops,
+)
+define("matmul", "a b", _matmul, "batched matrix product", attrs={"out_dtype": None}, flops=_matmul_flops)
+define(
+    "conv",
+    "x weight bias?",
+    _conv,
+    "convolution, channels second",
+    attrs={"stride": REQUIRED, "padding": REQUIRED, "dilation": REQUIRED, "groups": 1, "out_dtype": None},
+    flops=_conv_flops,
+)
+for name in ("max_pool", "avg_pool"):
+    define(
+        name,
+        "x",
+        _pool,
+        f"{name} over windows",
+        attrs={
+            "kernel": REQUIRED,
+            "stride": REQUIRED,
+            "padding": REQUIRED,
+            **({"dilation": None} if name == "max_pool" else {"count_include_pad": True}),
+        },
+    )
+define(
+    "attention",
+    "q k v mask?",
+    _attention,
+    "softmax(scale q k^T + mask) v; a bool mask says where to attend, a float mask is added; `causal`: query i sees "
+    "keys j <= i + causal_offset; fewer key heads than query heads are shared in groups; a row whose scores are all "
+    "-inf gives what `empty_row` says, nan or zero",
+    attrs={"scale": REQUIRED, "causal": False, "causal_offset": 0, "empty_row": "nan", "out_dtype": None},
+    flops=_attention_flops,
+)
+
+
+define(
+    "quantize_dynamic",
+    "x",
+    _quantize_dynamic,
+    "int8 per row of the last axis: scale = amax / 127, q = clamp(round(x * (127 / amax)), -127, 127)",
+    flops=4,
+)
+define(
+    "quantize",
+    "x scale zero_point?",
+    _quantize,
+    "clamp(round(x / scale) + zero_point)",
+    attrs={"dtype": DType.i8},
+    flops=3,
+)
+define("dequantize", "q scale zero_point?", _dequantize, "(q - zero_point) * scale in f32", flops=2)

@@ -27,7 +27,7 @@ class Entry:
         build: attention implementation (``sdpa`` or ``eager``) -> the module in eval mode.
         call: (batch, length) -> keyword arguments.
         shapes: the dynamic dimensions, in torch.export's notation.
-        attentions: the implementations that the family has; empty if it has no attention.
+        attentions: the implementations that the family knows (transformers wants one named even where there is no attention).
         example: the (batch, length) it is captured with.
         others: other sizes that must work.
         layers: how many of its layers hold attention.
@@ -161,11 +161,11 @@ PERCEPTION: dict[str, Entry] = {
     "swin": image_model("SwinModel", "SwinConfig", SWIN, 32, attentions=("eager",), layers=4),
     "segformer": image_model("SegformerForSemanticSegmentation", "SegformerConfig", SEGFORMER, 32, attentions=("eager",)),
     "whisper-encoder": Entry(whisper_encoder, mel, {"input_features": {0: BATCH}}, others=((1, 0), (3, 0))),
-    "resnet": image_model("ResNetForImageClassification", "ResNetConfig", RESNET, 32, attentions=(), layers=0),
+    "resnet": image_model("ResNetForImageClassification", "ResNetConfig", RESNET, 32, attentions=("eager",), layers=0),
     "mobilenet-v2": image_model("MobileNetV2Model", "MobileNetV2Config",
                                 {"depth_multiplier": 0.25, "image_size": 32, "finegrained_output": True}, 32,
-                                attentions=(), layers=0),
-    "convnext": image_model("ConvNextModel", "ConvNextConfig", CONVNEXT, 32, attentions=(), layers=0),
+                                attentions=("eager",), layers=0),
+    "convnext": image_model("ConvNextModel", "ConvNextConfig", CONVNEXT, 32, attentions=("eager",), layers=0),
 }  # fmt: skip
 
 
@@ -177,7 +177,7 @@ def plain(spec: zoo_plain.Spec) -> Entry:
     }
     others = ((1, 1), (3, 17)) if spec.layers == 0 else ((1, 4), (3, 17))
     return Entry(
-        lambda _: randomised(_seeded(spec.module)), spec.call, shapes, ("sdpa",) if spec.layers else (), others=others,
+        lambda _: randomised(_seeded(spec.module)), spec.call, shapes, ("sdpa",), others=others,
         layers=spec.layers,
     )  # fmt: skip
 
@@ -191,4 +191,4 @@ PLAIN: dict[str, Entry] = {name: plain(spec) for name, spec in zoo_plain.SPECS.i
 MODELS: dict[str, Entry] = {**TEXT, **PERCEPTION, **PLAIN}
 
 #: (name, attention implementation) of everything there is.
-VARIANTS = [(name, attention) for name, entry in MODELS.items() for attention in entry.attentions or ("sdpa",)]
+VARIANTS = [(name, attention) for name, entry in MODELS.items() for attention in entry.attentions]

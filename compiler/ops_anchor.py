@@ -1,8 +1,8 @@
-"""The vocabulary, what carries the work: matrix products, convolution, pooling, attention, and int8 around them."""
+"""The vocabulary, what carries the work: matrix products, attention, and int8 around them."""
 
 from __future__ import annotations
 
-from .dims import Dim, floordiv, product
+from .dims import Dim, product
 from .graph import Node
 from .ops_schema import REQUIRED, broadcast, define, fail, same_dtype, type_of
 from .types import DType, TensorType
@@ -34,25 +34,6 @@ def _matmul(node: Node) -> list[TensorType]:
     return [TensorType(node.attrs["out_dtype"] or dtype, (*batch, a.shape[-2], b.shape[-1]))]
 
 
-def conv_output(size: Dim, kernel: Dim, stride: int, padding: int, dilation: int) -> Dim:
-    """Output size of a convolution or pooling along one axis."""
-    return floordiv(size + 2 * padding - dilation * (kernel - 1) - 1, stride) + 1
-
-
-def _conv(node: Node) -> list[TensorType]:
-    x, w = type_of(node.inputs[0]), type_of(node.inputs[1])
-    spatial = x.rank - 2
-    if w.rank != x.rank or spatial < 1:
-        raise fail(node, f"x {x} and w {w} must have the same rank of at least 3")
-    if x.shape[1] != w.shape[1] * node.attrs["groups"]:
-        raise fail(node, f"x {x} has not {w.shape[1]} x {node.attrs['groups']} channels")
-    sizes = [
-        conv_output(x.shape[2 + i], w.shape[2 + i], *(node.attrs[a][i] for a in ("stride", "padding", "dilation")))
-        for i in range(spatial)
-    ]
-    return [TensorType(node.attrs["out_dtype"] or x.dtype, (x.shape[0], w.shape[0], *sizes))]
-
-
 def _attention(node: Node) -> list[TensorType]:
     q, k, v = (type_of(i) for i in node.inputs[:3])
     if not q.rank == k.rank == v.rank == 4 or q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
@@ -77,20 +58,8 @@ def _dequantize(node: Node) -> list[TensorType]:
     return [TensorType(DType.f32, broadcast(node, [v.shape for v in node.operands]))]
 
 
-def _pool(node: Node) -> list[TensorType]:
-    x = type_of(node.inputs[0])
-    kernel, stride, padding = (node.attrs[k] for k in ("kernel", "stride", "padding"))
-    dilation = node.attrs.get("dilation") or (1,) * len(kernel)
-    sizes = [conv_output(x.shape[2 + i], kernel[i], stride[i], padding[i], dilation[i]) for i in range(len(kernel))]
-    return [TensorType(x.dtype, (*x.shape[:2], *sizes))]
-
-
 def _matmul_flops(node: Node) -> Dim:
     return 2 * node.output.type.elements * type_of(node.inputs[0]).shape[-1]
-
-
-def _conv_flops(node: Node) -> Dim:
-    return 2 * node.output.type.elements * product(type_of(node.inputs[1]).shape[1:])
 
 
 def _attention_flops(node: Node) -> Dim:
@@ -115,27 +84,6 @@ define(
     flops=_matmul_flops,
 )
 define("matmul", "a b", _matmul, "batched matrix product", attrs={"out_dtype": None}, flops=_matmul_flops)
-define(
-    "conv",
-    "x weight bias?",
-    _conv,
-    "convolution, channels second",
-    attrs={"stride": REQUIRED, "padding": REQUIRED, "dilation": REQUIRED, "groups": 1, "out_dtype": None},
-    flops=_conv_flops,
-)
-for name in ("max_pool", "avg_pool"):
-    define(
-        name,
-        "x",
-        _pool,
-        f"{name} over windows",
-        attrs={
-            "kernel": REQUIRED,
-            "stride": REQUIRED,
-            "padding": REQUIRED,
-            **({"dilation": None} if name == "max_pool" else {"count_include_pad": True}),
-        },
-    )
 define(
     "attention",
     "q k v mask?",

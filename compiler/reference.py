@@ -173,31 +173,6 @@ def _matmul(attrs: Attrs, a: Tensor, b: Tensor) -> Tensor:
     return torch.matmul(a, b).to(_out(attrs, a))
 
 
-@_reference("conv")
-def _conv(attrs: Attrs, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    fn: Callable[..., Tensor] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[x.dim() - 2]
-    wide = [t if t is None or t.dtype not in (torch.bfloat16, torch.float16) else t.float() for t in (x, weight, bias)]
-    result = fn(*wide, attrs["stride"], attrs["padding"], attrs["dilation"], attrs["groups"])
-    return result.to(_out(attrs, x))
-
-
-def _window_pad(attrs: Attrs, x: Tensor, value: float) -> Tensor:
-    flat = [p for amount in reversed(attrs["padding"]) for p in (amount, amount)]
-    return F.pad(x, flat, value=value) if any(flat) else x
-
-
-@_reference("max_pool")
-def _max_pool(attrs: Attrs, x: Tensor) -> Tensor:
-    fn = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}[x.dim() - 2]
-    return fn(_window_pad(attrs, x, -float("inf")), attrs["kernel"], attrs["stride"], 0, attrs["dilation"] or 1)
-
-
-@_reference("avg_pool")
-def _avg_pool(attrs: Attrs, x: Tensor) -> Tensor:
-    fn = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[x.dim() - 2]
-    return fn(x, attrs["kernel"], attrs["stride"], attrs["padding"], False, attrs["count_include_pad"])
-
-
 @_reference("attention")
 def _attention(attrs: Attrs, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     out = _out(attrs, q)
@@ -294,3 +269,6 @@ def _dequantize(attrs: Attrs, q: Tensor, scale: Tensor, zero_point: Tensor | Non
 def results(value: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
     """The results of a reference as a tuple."""
     return (value,) if isinstance(value, Tensor) else tuple(value)
+
+
+from . import reference_spatial  # noqa: E402, F401  (it adds its ops to REFERENCE)

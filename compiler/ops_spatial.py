@@ -1,0 +1,124 @@
+"""The vocabulary, what slides over axes of space: convolution, transposed convolution, pooling.
+
+All of them take ``[batch, channels, *space]``; with ``channels_last`` they take and give ``[batch, *space, channels]``, which
+is how kernels want it. The shape of a weight does not depend on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .dims import Dim, dim_min, floordiv, product
+from .graph import Node
+from .ops_schema import REQUIRED, define, fail, type_of
+from .types import TensorType
+
+
+def conv_output(
+    size: Dim, kernel: Dim, stride: int, low: int, dilation: int, high: int | None = None, ceil: bool = False
+) -> Dim:
+    """How many windows of ``kernel`` fit along an axis of ``size`` with ``low`` and ``high`` (None: as low) cells around it.
+
+    Args:
+        ceil: a window may reach over the end if it starts before it.
+    """
+    reach = size + low + (low if high is None else high) - dilation * (kernel - 1) - 1
+    if not ceil:
+        return floordiv(reach, stride) + 1
+    return dim_min(floordiv(reach + stride - 1, stride), floordiv(size + low - 1, stride)) + 1
+
+
+def split_axes(node: Node, x: TensorType) -> tuple[Dim, tuple[Dim, ...]]:
+    """(channels, sizes of the axes of space) of an operand of ``node``."""
+    return (x.shape[-1], x.shape[1:-1]) if node.attrs["channels_last"] else (x.shape[1], x.shape[2:])
+
+
+def _joined(node: Node, x: TensorType, channels: Dim, sizes: Sequence[Dim]) -> tuple[Dim, ...]:
+    last = node.attrs["channels_last"]
+    return (x.shape[0], *sizes, channels) if last else (x.shape[0], channels, *sizes)
+
+
+def _conv(node: Node) -> list[TensorType]:
+    x, w = type_of(node.inputs[0]), type_of(node.inputs[1])
+    if w.rank != x.rank or x.rank < 3:
+        raise fail(node, f"x {x} and w {w} must have the same rank of at least 3")
+    channels, space = split_axes(node, x)
+    if channels != w.shape[1] * node.attrs["groups"]:
+        raise fail(node, f"x {x} has not {w.shape[1]} x {node.attrs['groups']} channels")
+    high = node.attrs["padding_high"] or (None,) * len(space)
+    sizes = [
+        conv_output(size, w.shape[2 + i], *(node.attrs[a][i] for a in ("stride", "padding", "dilation")), high[i])
+        for i, size in enumerate(space)
+    ]
+    return [TensorType(node.attrs["out_dtype"] or x.dtype, _joined(node, x, w.shape[0], sizes))]
+
+
+def _conv_transpose(node: Node) -> list[TensorType]:
+    x, w = type_of(node.inputs[0]), type_of(node.inputs[1])
+    if w.rank != x.rank or x.rank < 3:
+        raise fail(node, f"x {x} and w {w} must have the same rank of at least 3")
+    channels, space = split_axes(node, x)
+    if channels != w.shape[0]:
+        raise fail(node, f"x {x} has not {w.shape[0]} channels")
+    names = ("stride", "padding", "output_padding", "dilation")
+    sizes: list[Dim] = []
+    for i, size in enumerate(space):
+        stride, padding, extra, dilation = (node.attrs[a][i] for a in names)
+        sizes.append((size - 1) * stride - 2 * padding + dilation * (w.shape[2 + i] - 1) + extra + 1)
+    shape = _joined(node, x, w.shape[1] * node.attrs["groups"], sizes)
+    return [TensorType(node.attrs["out_dtype"] or x.dtype, shape)]
+
+
+def _pool(node: Node) -> list[TensorType]:
+    x = type_of(node.inputs[0])
+    channels, space = split_axes(node, x)
+    kernel, stride, padding = (node.attrs[k] for k in ("kernel", "stride", "padding"))
+    if len(kernel) != len(space):
+        raise fail(node, f"windows of rank {len(kernel)} do not fit {x}")
+    dilation = node.attrs.get("dilation") or (1,) * len(kernel)
+    sizes = [
+        conv_output(size, kernel[i], stride[i], padding[i], dilation[i], ceil=node.attrs["ceil_mode"])
+        for i, size in enumerate(space)
+    ]
+    return [TensorType(x.dtype, _joined(node, x, channels, sizes))]
+
+
+def _conv_flops(node: Node) -> Dim:
+    return 2 * node.output.type.elements * product(type_of(node.inputs[1]).shape[1:])
+
+
+def _conv_transpose_flops(node: Node) -> Dim:
+    return 2 * type_of(node.inputs[0]).elements * product(type_of(node.inputs[1]).shape[1:])
+
+
+def _pool_flops(node: Node) -> Dim:
+    return node.output.type.elements * product(node.attrs["kernel"])
+
+
+_WINDOWS = {"kernel": REQUIRED, "stride": REQUIRED, "padding": REQUIRED}
+
+define(
+    "conv", "x weight bias?", _conv,
+    "convolution; weight [out, in / groups, *kernel]; `padding_high` is the padding behind, where it differs",
+    attrs={"stride": REQUIRED, "padding": REQUIRED, "dilation": REQUIRED, "groups": 1, "padding_high": None,
+           "channels_last": False, "out_dtype": None},
+    flops=_conv_flops,
+)  # fmt: skip
+define(
+    "conv_transpose", "x weight bias?", _conv_transpose,
+    "transposed convolution, the adjoint of conv; weight [in, out / groups, *kernel]",
+    attrs={"stride": REQUIRED, "padding": REQUIRED, "output_padding": REQUIRED, "dilation": REQUIRED, "groups": 1,
+           "channels_last": False, "out_dtype": None},
+    flops=_conv_transpose_flops,
+)  # fmt: skip
+define(
+    "max_pool", "x", _pool, "largest element of every window; what lies outside does not count",
+    attrs={**_WINDOWS, "dilation": None, "ceil_mode": False, "channels_last": False}, flops=_pool_flops,
+)  # fmt: skip
+define(
+    "avg_pool", "x", _pool,
+    "mean of every window: its sum over the number of its cells, of those inside x only (count_include_pad false), or over "
+    "`divisor`",
+    attrs={**_WINDOWS, "count_include_pad": True, "ceil_mode": False, "divisor": None, "channels_last": False},
+    flops=_pool_flops,
+)  # fmt: skip

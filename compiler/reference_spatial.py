@@ -1,0 +1,81 @@
+"""What convolution, transposed convolution and pooling mean, as torch code; see ``reference``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .ops_spatial import conv_output
+from .reference import REFERENCE, TORCH, Attrs
+
+
+def _channels_second(fn: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Let ``fn``, which takes and gives channels second, serve ``channels_last`` as well."""
+
+    def run(attrs: Attrs, x: Tensor, *rest: Tensor | None) -> Tensor:
+        if not attrs["channels_last"]:
+            return fn(attrs, x, *rest)
+        return fn(attrs, x.movedim(-1, 1), *rest).movedim(1, -1)
+
+    return run
+
+
+def _wide(*tensors: Tensor | None) -> list[Tensor | None]:
+    """Low-precision floats as f32: sums are rounded once, at the store."""
+    return [t.float() if t is not None and t.dtype in (torch.bfloat16, torch.float16) else t for t in tensors]
+
+
+def _out(attrs: Attrs, like: Tensor) -> torch.dtype:
+    return TORCH[attrs["out_dtype"]] if attrs["out_dtype"] else like.dtype
+
+
+def _conv(attrs: Attrs, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    fn: Callable[..., Tensor] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[x.dim() - 2]
+    wide, weight_, bias_ = _wide(x, weight, bias)
+    assert wide is not None
+    padding, high = attrs["padding"], attrs["padding_high"]
+    if high is not None and tuple(high) != tuple(padding):
+        wide, padding = F.pad(wide, [p for pair in zip(padding[::-1], high[::-1], strict=True) for p in pair]), 0
+    return fn(wide, weight_, bias_, attrs["stride"], padding, attrs["dilation"], attrs["groups"]).to(_out(attrs, x))
+
+
+def _conv_transpose(attrs: Attrs, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    fn: Callable[..., Tensor] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}[x.dim() - 2]
+    names = ("stride", "padding", "output_padding", "groups", "dilation")
+    return fn(*_wide(x, weight, bias), *(attrs[name] for name in names)).to(_out(attrs, x))
+
+
+def _max_pool(attrs: Attrs, x: Tensor) -> Tensor:
+    fn: Callable[..., Tensor] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}[x.dim() - 2]
+    kernel, stride, padding = attrs["kernel"], attrs["stride"], attrs["padding"]
+    dilation = attrs["dilation"] or (1,) * len(kernel)
+    around: list[int] = []
+    for i in reversed(range(len(kernel))):  # the cells that the windows reach, and no others
+        size = x.shape[2 + i]
+        count: Any = conv_output(size, kernel[i], stride[i], padding[i], dilation[i], ceil=attrs["ceil_mode"])
+        end = (count - 1) * stride[i] + dilation[i] * (kernel[i] - 1) + 1
+        around += [padding[i], max(end - size - padding[i], 0)]
+    low = -float("inf") if x.dtype.is_floating_point else torch.iinfo(x.dtype).min
+    return fn(F.pad(x, around, value=low) if any(around) else x, kernel, stride, 0, dilation)
+
+
+def _avg_pool(attrs: Attrs, x: Tensor) -> Tensor:
+    kernel, stride, padding = (tuple(attrs[k]) for k in ("kernel", "stride", "padding"))
+    wide = _wide(x)[0]
+    assert wide is not None
+    flat = wide.unsqueeze(2) if x.dim() == 3 else wide  # along one axis torch knows no divisor
+    if x.dim() == 3:
+        kernel, stride, padding = (1, *kernel), (1, *stride), (0, *padding)
+    fn: Callable[..., Tensor] = F.avg_pool2d if len(kernel) == 2 else F.avg_pool3d
+    result = fn(flat, kernel, stride, padding, attrs["ceil_mode"], attrs["count_include_pad"], attrs["divisor"])
+    return (result.squeeze(2) if x.dim() == 3 else result).to(x.dtype)
+
+
+REFERENCE["conv"] = _channels_second(_conv)
+REFERENCE["conv_transpose"] = _channels_second(_conv_transpose)
+REFERENCE["max_pool"] = _channels_second(_max_pool)
+REFERENCE["avg_pool"] = _channels_second(_avg_pool)

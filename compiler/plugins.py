@@ -1,7 +1,13 @@
-"""Passes that other packages bring, through the entry point ``planish.passes``. In a plugin's pyproject.toml::
+"""Passes and ops that other packages bring, through entry points. In a plugin's pyproject.toml::
 
-[project.entry-points."planish.passes"]
-quick-gelu = "my_package.rules:QuickGelu"
+    [project.entry-points."planish.passes"]
+    quick-gelu = "my_package.rules:QuickGelu"
+
+    [project.entry-points."planish.ops"]
+    my-ops = "my_package.ops"
+
+The first names a class; the second a module that calls ``planish.register_op`` when it is imported (or an op registered in
+one). Passes are looked up when a name is asked for, ops when a model uses one that nobody has registered yet.
 """
 
 from __future__ import annotations
@@ -14,6 +20,8 @@ from .errors import PlanishError, UsageError
 
 #: The entry-point group of passes; backends have one of their own, see ``target.ENTRY_POINTS``.
 GROUP = "planish.passes"
+#: The entry-point group of ops.
+OPS_GROUP = "planish.ops"
 
 
 def registered_passes(
@@ -76,3 +84,39 @@ def _load(point: EntryPoint, where: str) -> type:
     except UsageError as error:
         raise PlanishError(f"the plugin {where} brings no pass: {error.message}", error.hint) from error
     return cls
+
+
+_loaded: set[tuple[str, str]] = set()
+
+
+def load_ops(points: Iterable[EntryPoint] | None = None) -> None:
+    """Register the ops of the installed plugins; each plugin is imported once.
+
+    Args:
+        points: the entry points; None looks up the installed ones.
+
+    Raises:
+        UsageError: two packages register an op of the same name; both places are told.
+        PlanishError: a plugin cannot be imported or registers no op; names the package.
+    """
+    from .custom_ops import CustomOp, registered
+
+    for point in sorted(entry_points(group=OPS_GROUP) if points is None else points, key=lambda p: (p.name, p.value)):
+        if (point.name, point.value) in _loaded:
+            continue
+        where = f"{point.value} of {point.dist.name}" if point.dist is not None else point.value
+        try:
+            found = point.load()
+        except PlanishError:
+            raise
+        except Exception as error:
+            raise PlanishError(
+                f"the plugin {where} cannot be imported: {type(error).__name__}: {error}",
+                "update or uninstall its package",
+            ) from error
+        package = getattr(found, "__name__", "").partition(".")[0]
+        if not isinstance(found, CustomOp) and not any(o.module.partition(".")[0] == package for o in registered()):
+            raise PlanishError(
+                f"the plugin {where} registers no op", "its entry point names a module that calls planish.register_op"
+            )
+        _loaded.add((point.name, point.value))

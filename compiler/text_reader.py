@@ -242,7 +242,7 @@ class Reader:
         while self.take(","):
             names.append(self.name())
         self.need("=")
-        op = self.match(r"\w+", "an op")
+        op = self.match(r"\w+(?:\.\w+)*", "an op")
         inputs: list[Value | None] = []
         attrs: dict[str, Any] = {}
         literal: tuple[str, Any] | None = None

@@ -8,6 +8,7 @@ from typing import Any
 from ..compiler.pipeline import Pipeline, Slot
 from .attention import RecognizeAttention
 from .canonicalize import Canonicalize
+from .custom import DecomposeCustom
 from .fold import Fold
 from .hoist_casts import HoistCasts
 from .merge_linear import MergeLinear
@@ -18,19 +19,30 @@ from .recognize import Recognize
 #: The passes for every target, by name.
 PASSES: dict[str, Callable[..., Any]] = {
     p.name: p
-    for p in (Canonicalize, Fold, RecognizeAttention, Recognize, ResolvePlan, MergeLinear, Quantize, HoistCasts)
+    for p in (
+        DecomposeCustom,
+        Canonicalize,
+        Fold,
+        RecognizeAttention,
+        Recognize,
+        ResolvePlan,
+        MergeLinear,
+        Quantize,
+        HoistCasts,
+    )
 }
 
 
 def default() -> Pipeline:
     """The order for every target; the target fills the slots ``legalize``, ``fuse`` and ``layout``.
 
-    Canonical form first, so that the recognisers meet one spelling; recognition before the plan is resolved, because the
-    plan speaks of linears and attention; the user's passes once the graph is in its final vocabulary; merging after the
-    plan, because linears of different precision must stay apart; casts are hoisted after quantisation has made them.
+    Custom ops are taken apart before all else, so that nothing else has to know them. Then canonical form, so that the
+    recognisers meet one spelling; recognition before the plan is resolved, because the plan speaks of linears and attention;
+    the user's passes once the graph is in its final vocabulary; merging after the plan, because linears of different
+    precision must stay apart; casts are hoisted after quantisation has made them.
     """
     return Pipeline((
-        Canonicalize(), Fold(), Canonicalize(), Recognize(), RecognizeAttention(), Canonicalize(), Slot("custom"),
-        ResolvePlan(), MergeLinear(), Canonicalize(), Quantize(), HoistCasts(), Slot("legalize"), Fold(), Canonicalize(),
-        Slot("fuse"), Slot("layout"),
+        DecomposeCustom(), Canonicalize(), Fold(), Canonicalize(), Recognize(), RecognizeAttention(), Canonicalize(),
+        Slot("custom"), ResolvePlan(), MergeLinear(), Canonicalize(), Quantize(), HoistCasts(), Slot("legalize"), Fold(),
+        Canonicalize(), Slot("fuse"), Slot("layout"),
     ))  # fmt: skip

@@ -19,9 +19,9 @@ from torch import fx
 
 from ..dims import Dim, Expr
 from ..errors import PlanishError
-from ..graph import Graph, Value
+from ..graph import Attrs, Graph, Node, Value
 from ..types import DType, float_to_bf16
-from . import scalars
+from . import custom, scalars
 from .locations import module_path, source_line
 from .mutation import roots, twin
 from .symbols import SymbolTable, Unsupported
@@ -160,6 +160,7 @@ class Lowering:
         name = str(target)
         root = self._roots.get(node)
         handler = HANDLERS.get(name if root is None else twin(target) or name)  # type: ignore[arg-type]
+        handler = handler or custom.handler_of(target)
         if handler is None:
             if not poisoned and self._folded(node):
                 return
@@ -264,6 +265,10 @@ class Lowering:
     def emit(self, op: str, *inputs: Value | None, **attrs: Any) -> Value:
         """Append a node with one result at the place of the fx node at hand."""
         return self.graph.insert(op, inputs, attrs, name=self._path, location=self._location).output
+
+    def insert(self, op: str, inputs: Sequence[Value | None], attrs: Attrs) -> Node:
+        """Append a node, with any number of results, at the place of the fx node at hand."""
+        return self.graph.insert(op, inputs, attrs, name=self._path, location=self._location)
 
     @property
     def op(self) -> str:

@@ -20,6 +20,7 @@ from ..errors import CaptureError, PlanishError, UsageError
 from ..graph import Graph, Value
 from ..types import DType, TensorType
 from . import aten_anchor, aten_create, aten_elementwise, aten_index, aten_reduce, aten_resample, aten_shape
+from .custom import unregistered_hint
 from .examples import Varying, arguments, parameter_names, varying_axes, widened
 from .exporting import decompose, decompositions, export, load
 from .locations import assign_names
@@ -185,7 +186,8 @@ def _all_failures(failures: list[Failure]) -> CaptureError:
             places.append(where)
     parts = [f"{op}{f' ({why})' if why else ''} at {', '.join(places)}" for (op, why), places in lines.items()]
     count = "an operation" if len(parts) == 1 else f"{len(parts)} operations"
-    return CaptureError(f"the model uses {count} that cannot be captured: " + "; ".join(parts))
+    hint = unregistered_hint([f.target for f in failures if not f.why])
+    return CaptureError(f"the model uses {count} that cannot be captured: " + "; ".join(parts), hint)
 
 
 class _Attempt:

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,9 +133,7 @@ def build(
     passed = time.perf_counter()
     program = family.lower(working, target)
     lowered = time.perf_counter()
-    if progress is not None:
-        progress("building kernels", 0, 0)
-    binary, source = family.build(program)
+    binary, source = family.build(program, None if progress is None else partial(progress, "building kernels"))
     seconds = {"passes": passed - began, "lower": lowered - passed, "build": time.perf_counter() - lowered}
     return Built(program, binary, source, working, result.notes, seconds, pipeline, context.data)
 

@@ -1,4 +1,4 @@
-"""Specs to C++ text: one jinja2 environment, one function per kernel, one preamble per translation unit."""
+"""Specs to C++ text: one jinja2 environment, one function per kernel, one preamble per ISA level."""
 
 from __future__ import annotations
 
@@ -52,10 +52,20 @@ def template(name: str, /, **context: object) -> str:
     return environment().get_template(name).render(**context)
 
 
-def preamble(isa: str) -> str:
-    """What every unit starts with: includes, the host table, ``parallel`` and the vector abstraction for ``isa``."""
+def includes(isa: str) -> str:
+    """The system headers that kernels for ``isa`` include: a file of its own, because a compiler can keep it precompiled."""
+    return template("cpu/includes.hpp.j2", avx2=ISA_LEVELS.index(isa) >= 1)
+
+
+def vectors(isa: str) -> str:
+    """What every kernel builds on, after :func:`includes`: the host table, ``parallel`` and the vectors of ``isa``."""
     index = ISA_LEVELS.index(isa)
     return template("cpu/vec.hpp.j2", isa=isa, lanes=LANES[isa], avx2=index >= 1, avx512=index >= 2, bf16=index >= 3)
+
+
+def preamble(isa: str) -> str:
+    """:func:`includes` and :func:`vectors`: what stands before a kernel."""
+    return includes(isa) + vectors(isa)
 
 
 def kernel_name(spec: KernelSpec) -> str:
@@ -67,6 +77,22 @@ def render_kernel(spec: KernelSpec, isa: str) -> str:
     """The C++ text of one kernel; it stands after :func:`preamble` of the same ISA level."""
     text: str = _renderer(spec).render(spec, isa, kernel_name(spec))
     return text
+
+
+def entry_name(name: str) -> str:
+    """The symbol under which the kernel function ``name`` is known to other translation units of its unit."""
+    return f"planish_{name}"
+
+
+def declaration(name: str) -> str:
+    """The C++ declaration of the entry point of the kernel function ``name``; nothing outside the shared object sees it."""
+    arguments = "const planish_host* host, void* const* p, const int64_t* d, void* scratch"
+    return f'extern "C" __attribute__((visibility("hidden"))) void {entry_name(name)}({arguments})'
+
+
+def entry(name: str) -> str:
+    """The entry point of the kernel function ``name``, which stands before it in the same file; the call is inlined."""
+    return f"{declaration(name)} {{ {name}(host, p, d, scratch); }}\n"
 
 
 def scratch_bytes(spec: KernelSpec, dims: Sequence[Dim], isa: str) -> Dim:

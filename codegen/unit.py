@@ -1,8 +1,12 @@
-"""A program as one C++ file: preamble, kernels, tables, and the engine that plans and runs it behind the C ABI."""
+"""A program as C++: preamble, kernels, tables, and the engine that plans and runs it behind the C ABI.
+
+It is one file to a reader and several translation units to a compiler: one per kernel, so that they compile in parallel
+and a kernel that an earlier model had is not compiled again, and one for the tables and the engine.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -98,40 +102,84 @@ def _comment(text: str) -> str:
     return "".join(c if c.isprintable() and c != "\\" else "?" for c in text)
 
 
-def render_unit(
+@dataclass(frozen=True)
+class UnitText:
+    """The C++ text of a program, in the parts that are compiled on their own.
+
+    Attributes:
+        summary: comment lines on what it is.
+        includes: the system headers of the kernels.
+        abi: ``planish.h``.
+        vectors: what every kernel builds on; stands after ``includes`` and ``abi``.
+        kernels: by name, in order of first launch: ``static void k_<digest>(...)`` and the entry point that calls it.
+        program: tables and engine; stands after ``abi``.
+    """
+
+    summary: str
+    includes: str
+    abi: str
+    vectors: str
+    kernels: Mapping[str, str]
+    program: str
+
+    @property
+    def text(self) -> str:
+        """All of it as one file, which compiles to the same program."""
+        return "\n".join([self.summary, self.includes, self.abi, self.vectors, *self.kernels.values(), self.program])
+
+
+def split_unit(
     program: Program,
     *,
-    preamble: Callable[[str], str] = render.preamble,
+    includes: Callable[[str], str] = render.includes,
+    vectors: Callable[[str], str] = render.vectors,
     kernel: Callable[[KernelSpec, str], str] = render.render_kernel,
-) -> str:
+) -> UnitText:
     """The C++ text of a whole program: what the toolchain builds into a unit.
 
     Args:
         program: the program; checked first.
-        preamble: gives the start of the file for an ISA level.
+        includes, vectors: give what stands before kernels of an ISA level.
         kernel: gives the text of ``static void k_<digest>(...)`` for a spec and an ISA level.
 
     Raises:
         LoweringError: the program contradicts itself.
     """
     check(program)
-    parts = [f"// {line}" if line else "//" for line in _summary(program)]
-    parts += ["", (RUNTIME / "planish.h").read_text(), preamble(program.isa)]
-    seen: set[str] = set()
+    kernels: dict[str, str] = {}
     for launch in program.launches:
-        key = digest(launch.spec)
-        if key not in seen:
-            seen.add(key)
-            parts.append(kernel(launch.spec, program.isa))
-    parts.append(render.template("cpu/program.cpp.j2", p=_context(program)))
-    return "\n".join(parts)
+        name = render.kernel_name(launch.spec)
+        if name not in kernels:
+            kernels[name] = f"{kernel(launch.spec, program.isa)}\n{render.entry(name)}"
+    return UnitText(
+        "".join(f"// {line}".rstrip() + "\n" for line in _summary(program)),
+        includes(program.isa),
+        abi(),
+        vectors(program.isa),
+        kernels,
+        render.template("cpu/program.cpp.j2", p=_context(program), declarations=[*map(render.declaration, kernels)]),
+    )
+
+
+def render_unit(program: Program) -> str:
+    """The C++ text of a whole program as one file.
+
+    Raises:
+        LoweringError: the program contradicts itself.
+    """
+    return split_unit(program).text
+
+
+@cache
+def abi() -> str:
+    """``planish.h``: the interface between units and the runtime."""
+    return (RUNTIME / "planish.h").read_text()
 
 
 @cache
 def host_source() -> str:
     """The C++ text of the host, self-contained; it runs on every CPU of its architecture."""
-    header, text = (RUNTIME / "planish.h").read_text(), (RUNTIME / "host.cpp").read_text()
-    return text.replace('#include "planish.h"\n', header, 1)
+    return (RUNTIME / "host.cpp").read_text().replace('#include "planish.h"\n', abi(), 1)
 
 
 def _summary(program: Program) -> list[str]:
@@ -202,7 +250,7 @@ def _launch(program: Program, launch: Launch, context: _Context, value: _Values)
     entry = {
         "label": c_string(launch.label),
         "comment": _comment(f"{launch.label} ({type(launch.spec).__name__}, {launch.precision})"),
-        "kernel": f"k_{digest(launch.spec)}",
+        "kernel": render.entry_name(render.kernel_name(launch.spec)),
         "references": references,
         "arguments": arguments,
         "pointer": context.pointer_count,

@@ -109,8 +109,10 @@ class Backend(Protocol):
             LoweringError: there is no kernel for a node.
         """
 
-    def build(self, unit: Any) -> tuple[bytes, str]:
+    def build(self, unit: Any, progress: Callable[[int, int], None] | None = None) -> tuple[bytes, str]:
         """Run the toolchain on ``unit``, cached by digest: the shared object and the source it was made from.
+
+        ``progress`` is called with (done, total) of what has to be built.
 
         Raises:
             ToolchainError: it is missing or it failed.

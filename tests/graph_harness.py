@@ -20,7 +20,6 @@ from unit_harness import host_binary
 
 import planish
 from planish.backends.cpu import isa as levels
-from planish.backends.cpu import toolchain
 from planish.backends.cpu.backend import BACKEND
 from planish.codegen.program import Buffer, Port, Program, Ref
 from planish.codegen.unit import describe, host_source, render_unit
@@ -190,12 +189,11 @@ def join(programs: Mapping[str, Program], level: str) -> Program:
 
 def load_program(program: Program, threads: int = 1) -> Model:
     """The program, built and loaded; its outputs come back in a dict."""
-    source = render_unit(program)
+    binary, source = BACKEND.build(program)
     level = levels.level(program.isa)
     unit = UnitPart(
-        f"cpu-{program.isa}", toolchain.build(source, program.isa).read_bytes(), source, describe(program), program.weights,
-        platform.machine(), level.cpu_flags,
-    )  # fmt: skip
+        f"cpu-{program.isa}", binary, source, describe(program), program.weights, platform.machine(), level.cpu_flags
+    )
     names = [port.name for port in program.outputs]
     structure = {"kind": "dict", "keys": names, "items": [{"kind": "tensor", "index": i} for i in range(len(names))]}
     host = HostPart(host_binary(), host_source(), platform.machine())

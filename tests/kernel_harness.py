@@ -23,8 +23,20 @@ import pytest
 
 from planish.backends.cpu import isa as levels
 from planish.backends.cpu import toolchain
-from planish.codegen.render import kernel_name, preamble, render_kernel, scratch_bytes
+from planish.backends.cpu.backend import translation_units
+from planish.backends.cpu.toolchain import Source
+from planish.codegen.render import (
+    declaration,
+    entry,
+    entry_name,
+    includes,
+    kernel_name,
+    render_kernel,
+    scratch_bytes,
+    vectors,
+)  # fmt: skip
 from planish.codegen.specs import ISA_LEVELS, KernelSpec
+from planish.codegen.unit import UnitText, abi
 
 #: Set where tests run again with kernels built for the address and undefined-behaviour sanitizers.
 SANITIZE = os.environ.get("PLANISH_TEST_SANITIZE") == "1"
@@ -32,7 +44,8 @@ SANITIZE = os.environ.get("PLANISH_TEST_SANITIZE") == "1"
 #: The levels that the machine of this test run can execute.
 RUNNABLE = [name for name in ISA_LEVELS if name in levels.available()]
 
-_MAIN = """
+#: What calls a kernel, on threads of its own; the same in every build, so it is compiled once.
+_RUN = """
 #include <atomic>
 #include <chrono>
 #include <thread>
@@ -49,8 +62,8 @@ static void run_threads(const planish_host* host, int64_t tasks, void (*body)(vo
 }
 
 // Calls a kernel `repeat` times; seconds (or null) receives the shortest time of a call.
-template <class K>
-static int32_t run(K kernel, int32_t workers, void* const* p, const int64_t* d, void* scratch, int64_t repeat, double* seconds) {
+int32_t run(void (*kernel)(const planish_host*, void* const*, const int64_t*, void*), int32_t workers, void* const* p,
+            const int64_t* d, void* scratch, int64_t repeat, double* seconds) {
     int32_t error = 0;
     planish_host host{1, workers, run_threads, nullptr, &error};
     for (int64_t i = 0; i < repeat; i++) {
@@ -63,19 +76,30 @@ static int32_t run(K kernel, int32_t workers, void* const* p, const int64_t* d, 
 }
 """
 
+_DECLARE_RUN = """
+int32_t run(void (*kernel)(const planish_host*, void* const*, const int64_t*, void*), int32_t workers, void* const* p,
+            const int64_t* d, void* scratch, int64_t repeat, double* seconds);
+"""
+
 _ENTRY = """
+DECLARATION;
 extern "C" __attribute__((visibility("default"))) int32_t run_KERNEL(
     int32_t workers, void* const* p, const int64_t* d, void* scratch, int64_t repeat, double* seconds) {
-    return run(KERNEL, workers, p, d, scratch, repeat, seconds);
+    return run(ENTRY, workers, p, d, scratch, repeat, seconds);
 }
 """
 
 
-def unit_text(specs: Sequence[KernelSpec], isa: str) -> str:
-    """The C++ text of a unit that holds kernels and, for each, the entry point of the tests."""
-    distinct = {kernel_name(spec): spec for spec in specs}
-    kernels = [render_kernel(spec, isa) + _ENTRY.replace("KERNEL", name) for name, spec in distinct.items()]
-    return preamble(isa) + _MAIN + "".join(kernels)
+def kernel_units(specs: Sequence[KernelSpec], isa: str) -> list[Source]:
+    """What is compiled: the kernels as in a model, what calls them, and an entry point for each."""
+    names = {kernel_name(spec): spec for spec in specs}
+    kernels = {name: f"{render_kernel(spec, isa)}\n{entry(name)}" for name, spec in names.items()}
+    units = translation_units(UnitText("", includes(isa), abi(), vectors(isa), kernels, _RUN))
+    entries = "".join(
+        _ENTRY.replace("DECLARATION", declaration(name)).replace("ENTRY", entry_name(name)).replace("KERNEL", name)
+        for name in kernels
+    )
+    return [*units, Source(abi() + _DECLARE_RUN + entries)]
 
 
 @dataclass
@@ -129,7 +153,7 @@ def build_kernel(spec: KernelSpec, isa: str, sanitize: bool = SANITIZE) -> Kerne
 @cache
 def build_kernels(specs: tuple[KernelSpec, ...], isa: str, sanitize: bool = SANITIZE) -> list[Kernel]:
     """Several kernels from one build, which is quicker than a build each."""
-    path = toolchain.build(unit_text(specs, isa), isa, sanitize=sanitize, extra_flags=("-pthread",))
+    path = toolchain.build(kernel_units(specs, isa), isa, sanitize=sanitize, link_flags=("-pthread",))
     return [Kernel(spec, isa, str(path)) for spec in specs]
 
 

@@ -13,10 +13,11 @@ import numpy as np
 
 from planish.backends.cpu import isa as levels
 from planish.backends.cpu import toolchain
+from planish.backends.cpu.backend import translation_units
 from planish.codegen.memory import place_weights
 from planish.codegen.program import Buffer, Launch, Port, Program, Ref
 from planish.codegen.specs import KernelSpec, Operand, RowProgram, Step, digest
-from planish.codegen.unit import describe, host_source, render_unit
+from planish.codegen.unit import UnitText, describe, host_source, split_unit
 from planish.compiler.artifact import HostPart, Package, UnitPart
 from planish.compiler.dims import Dim, symbol
 from planish.compiler.types import DType
@@ -73,7 +74,7 @@ BODIES: dict[str, str] = {
 }
 
 
-def fake_preamble(isa: str) -> str:
+def fake_includes(isa: str) -> str:
     return "#include <stdint.h>\n#include <string.h>\n#include <time.h>\n"
 
 
@@ -159,11 +160,15 @@ def host_binary() -> bytes:
 
 def build_unit(program: Program, **options: Any) -> Path:
     """The shared object of a program of hand-written kernels."""
-    return toolchain.build(source_of(program), program.isa, **options)
+    return toolchain.build(translation_units(text_of(program)), program.isa, **options)
+
+
+def text_of(program: Program) -> UnitText:
+    return split_unit(program, includes=fake_includes, vectors=lambda isa: "", kernel=fake_kernel)
 
 
 def source_of(program: Program) -> str:
-    return render_unit(program, preamble=fake_preamble, kernel=fake_kernel)
+    return text_of(program).text
 
 
 def unit_part(program: Program, name: str = "", **changes: Any) -> UnitPart:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,9 @@ from .fuse import Fuse
 from .legalize import Legalize
 
 if TYPE_CHECKING:
+    from ...codegen.unit import UnitText
     from ...compiler.pass_protocol import Pass
+    from .toolchain import Source
 
 
 @dataclass(frozen=True)
@@ -79,17 +81,22 @@ class CpuBackend:
 
         return lower(graph, target.level)
 
-    def build(self, unit: Program) -> tuple[bytes, str]:
-        """The shared object of a program and its source text; cached by digest.
+    def build(self, unit: Program, progress: Callable[[int, int], None] | None = None) -> tuple[bytes, str]:
+        """The shared object of a program and its source text; every kernel is cached by digest.
+
+        Args:
+            unit: the program.
+            progress: called with (done, total) of what has to be compiled: the kernels that the cache lacks.
 
         Raises:
             ToolchainError: there is no compiler, or it failed.
         """
-        from ...codegen.unit import render_unit
+        from ...codegen.unit import split_unit
         from . import toolchain
 
-        text = render_unit(unit)
-        return toolchain.build(text, unit.isa).read_bytes(), text
+        text = split_unit(unit)
+        path = toolchain.build(translation_units(text), unit.isa, progress=progress)
+        return path.read_bytes(), text.text
 
     def build_host(self) -> tuple[bytes, str]:
         """The thread pool that artifacts carry: (shared object, source text)."""
@@ -98,6 +105,16 @@ class CpuBackend:
 
         text = host_source()
         return toolchain.build(text, "portable", extra_flags=("-pthread",)).read_bytes(), text
+
+
+def translation_units(text: UnitText) -> list[Source]:
+    """A unit as it is compiled: one translation unit per kernel, the same in every model that has the kernel, and one for
+    the tables and the engine."""
+    from .toolchain import Source
+
+    headers = (text.includes, f"{text.abi}\n{text.vectors}")
+    kernels = [Source(kernel, headers) for kernel in text.kernels.values()]
+    return [*kernels, Source(f"{text.abi}\n{text.program}")]
 
 
 BACKEND = CpuBackend()

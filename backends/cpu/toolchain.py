@@ -1,7 +1,9 @@
 """From C++ text to a shared object with the machine's g++ or clang++, cached on disk by digest.
 
+Every translation unit is an object of its own in the cache, so that a kernel which any earlier model had is only linked.
 The digest covers the text, the flags and the compiler's version, so a cached object is never stale; files appear under
-their final name by a rename, so a reader never sees half of one.
+their final name by a rename, so a reader never sees half of one. What is built is the same bytes whatever the cache
+holds and wherever it is.
 """
 
 from __future__ import annotations
@@ -12,8 +14,10 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,6 +28,8 @@ from .isa import compiler_flags
 #: Flags of a sanitizer build: the first report ends the process.
 SANITIZE_FLAGS = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
 LINK_FLAGS = ("-shared", "-Wl,--as-needed", "-Wl,--build-id=none")
+#: Units that share a header from which on precompiling it pays: that takes about as long as it saves in three.
+PRECOMPILE_FROM = 4
 
 
 @dataclass(frozen=True)
@@ -105,63 +111,142 @@ def clear_cache() -> int:
     return freed
 
 
-def build(sources: str | Sequence[str], isa: str, *, sanitize: bool = False, extra_flags: Sequence[str] = ()) -> Path:
-    """Compile C++ text into a shared object.
+@dataclass(frozen=True)
+class Source:
+    """One translation unit.
+
+    Attributes:
+        text: its C++.
+        headers: texts that stand before it, outermost first. Those that other units have too are kept once; the first
+            is precompiled where that pays, so it is the place for what the machine's own headers are included by.
+    """
+
+    text: str
+    headers: tuple[str, ...] = ()
+
+
+def build(
+    sources: str | Sequence[str | Source],
+    isa: str,
+    *,
+    sanitize: bool = False,
+    extra_flags: Sequence[str] = (),
+    link_flags: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Compile C++ into a shared object: units in parallel, each cached by its own digest, then one link.
 
     Args:
-        sources: one translation unit or several, which are compiled in parallel and linked together.
+        sources: one translation unit or several.
         isa: the ISA level.
         sanitize: build with the address and undefined-behaviour sanitizers (the process that loads the object must
             preload the sanitizer's run-time library).
-        extra_flags: further flags; part of the digest.
+        extra_flags: further flags of the compiler and the linker; part of the digest.
+        link_flags: further flags of the linker alone; part of the digest of the shared object.
+        progress: called with (units compiled, units to compile); units that the cache holds are in neither.
 
     Returns:
-        The path of the object in the cache; the source lies beside it.
+        The path of the object in the cache; the sources lie in the cache too.
 
     Raises:
         ToolchainError: no compiler, no place to write, or the compiler failed (its command, its first error line, and
             where the source is kept).
     """
-    texts = [sources] if isinstance(sources, str) else list(sources)
+    units = [s if isinstance(s, Source) else Source(s) for s in ([sources] if isinstance(sources, str) else sources)]
     compiler = find_compiler()
     flags = [*compiler_flags(isa), *(SANITIZE_FLAGS if sanitize else ()), *extra_flags]
     if compiler.kind == "clang":
         flags.append("-Wno-unknown-warning-option")
-    digest = _digest(*compiler.command, compiler.version, *flags, *LINK_FLAGS, *texts)
-    folder = cache_directory() / "cpu" / digest[:2]
-    target = folder / f"{digest}.so"
+    workshop = _Workshop(compiler, tuple(flags))
+    digests = [workshop.digest(*unit.headers, "", unit.text) for unit in units]
+    target = workshop.place(workshop.digest(*LINK_FLAGS, *link_flags, "", *digests), ".so")
     if target.exists():
         return target
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if len(texts) == 1:
-            source = _keep_source(folder, digest, texts[0])
-            _produce(target, [*compiler.command, *flags, *LINK_FLAGS, str(source)], ["-lm"], source)
-        else:
-            _build_units(compiler, flags, texts, target)
+        objects = _compile(workshop, units, digests, progress)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        command = [*compiler.command, *flags, *LINK_FLAGS, *link_flags, *map(str, objects)]
+        _produce(target, command, ["-lm"], objects[0].with_suffix(".cpp"))
     except OSError as error:
         raise ToolchainError(
-            f"the compiler cache {folder} cannot be written: {error.strerror}",
+            f"the compiler cache {cache_directory() / 'cpu'} cannot be written: {error.strerror}",
             "set PLANISH_CACHE_DIR to a folder that can be written",
         ) from error
     return target
 
 
-def _build_units(compiler: Compiler, flags: list[str], texts: list[str], target: Path) -> None:
-    """Objects in parallel, each cached by its own digest, then one link."""
-
-    def compile_one(text: str) -> Path:
-        digest = _digest(*compiler.command, compiler.version, *flags, text)
-        folder = cache_directory() / "cpu" / digest[:2]
-        folder.mkdir(parents=True, exist_ok=True)
-        source, unit = _keep_source(folder, digest, text), folder / f"{digest}.o"
-        if not unit.exists():
-            _produce(unit, [*compiler.command, *flags, "-c", str(source)], [], source)
-        return unit
-
+def _compile(
+    workshop: _Workshop, units: Sequence[Source], digests: Sequence[str], progress: Callable[[int, int], None] | None
+) -> list[Path]:
+    """The object of each unit, those that are not in the cache compiled now."""
+    objects = [workshop.place(digest, ".o") for digest in digests]
+    missing = {path: unit for path, unit in zip(objects, units, strict=True) if not path.exists()}
+    if not missing:
+        return objects
+    if progress is not None:
+        progress(0, len(missing))
+    kept: dict[str, Path] = {}
+    for text in dict.fromkeys(header for unit in missing.values() for header in unit.headers):
+        kept[text] = workshop.keep(workshop.digest(text), ".hpp", text)
+    first = Counter(unit.headers[0] for unit in missing.values() if unit.headers)
+    # The longest first: the last one to end should be a short one. Units without headers need not wait for those.
+    order = sorted(missing, key=lambda path: (bool(missing[path].headers), -len(missing[path].text)))
     with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
-        units = list(pool.map(compile_one, texts))
-    _produce(target, [*compiler.command, *flags, *LINK_FLAGS, *map(str, units)], ["-lm"], target)
+        ready = {text: pool.submit(workshop.precompile, kept[text], count) for text, count in first.items()}
+
+        def compile_one(path: Path) -> None:
+            unit = missing[path]
+            if unit.headers:
+                ready[unit.headers[0]].result()
+            included = "".join(f'#include "{kept[text].name}"\n' for text in unit.headers)
+            source = workshop.keep(path.stem, ".cpp", included + unit.text)
+            folders = dict.fromkeys(f"-I{kept[text].parent}" for text in unit.headers)
+            _produce(path, [*workshop.compiler.command, *workshop.flags, *folders, "-c", str(source)], [], source)
+
+        jobs = {path: pool.submit(compile_one, path) for path in order}
+        try:
+            for done, job in enumerate(as_completed(jobs.values()), 1):
+                job.result()
+                if progress is not None:
+                    progress(done, len(missing))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return objects
+
+
+@dataclass(frozen=True)
+class _Workshop:
+    """A compiler with its flags, and the folders in which what it makes is kept."""
+
+    compiler: Compiler
+    flags: tuple[str, ...]
+
+    def digest(self, *parts: str) -> str:
+        """The digest of what this compiler makes of ``parts``."""
+        return _digest(*self.compiler.command, self.compiler.version, *self.flags, "", *parts)
+
+    def place(self, digest: str, suffix: str) -> Path:
+        return cache_directory() / "cpu" / digest[:2] / f"{digest}{suffix}"
+
+    def keep(self, digest: str, suffix: str, text: str) -> Path:
+        """Write ``text`` where it is not yet."""
+        path = self.place(digest, suffix)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
+                file.write(text)
+            os.replace(file.name, path)
+        return path
+
+    def precompile(self, header: Path, count: int) -> None:
+        """Precompile ``header`` if that pays for ``count`` units. g++ takes ``X.gch`` where ``X`` is included first, and
+        makes the same code with and without; what clang makes has to be asked for, and is not worth it."""
+        made = header.with_name(header.name + ".gch")
+        if count < PRECOMPILE_FROM or self.compiler.kind != "gcc" or made.exists():
+            return
+        with suppress(ToolchainError):  # it is only for speed; the unit says what is wrong
+            _produce(made, [*self.compiler.command, *self.flags, "-x", "c++-header", str(header)], [], header)
 
 
 def _digest(*parts: str) -> str:
@@ -171,15 +256,6 @@ def _digest(*parts: str) -> str:
         hasher.update(len(data).to_bytes(8, "little"))
         hasher.update(data)
     return hasher.hexdigest()
-
-
-def _keep_source(folder: Path, digest: str, text: str) -> Path:
-    path = folder / f"{digest}.cpp"
-    if not path.exists():
-        with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".tmp", delete=False) as file:
-            file.write(text)
-        os.replace(file.name, path)
-    return path
 
 
 def _produce(target: Path, command: list[str], libraries: list[str], source: Path) -> None:

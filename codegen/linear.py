@@ -18,6 +18,8 @@ from .operations import Typed
 from .render import LANES, template
 from .row_plan import RowPlan
 from .specs import ISA_LEVELS, LinearSpec, Operand, RowProgram, Storage
+from .window import GEOMETRY_DIMS
+from .window import header as window_header
 
 #: Raised when the packed layout changes; part of the layout's name.
 LAYOUT_VERSION = 1
@@ -112,7 +114,7 @@ def scratch_bytes(spec: LinearSpec, dims: Sequence[Dim], isa: str) -> Dim:
     lanes = LANES[isa]
     room = max(c + e * -(-size // lanes) * lanes for (c, e), size in zip(_rooms(spec, isa), (k, n), strict=True))
     row = 0
-    if spec.prologue is not None:
+    if spec.prologue is not None or spec.patches:
         row += _row_pitch(k * _X_BYTES[spec.compute]) + 4
     if spec.row is not None:
         row += _row_pitch(n * 4)
@@ -161,6 +163,8 @@ def render(spec: LinearSpec, isa: str, name: str) -> str:
         extra[prefix] = [f"{prefix}_dim{i}" for i in range(count)]
         declarations += [f"const int64_t {prefix}_dim{i} = d[{dim + i}];" for i in range(count)]
         dim += count
+    geometry, group = dim, dim + GEOMETRY_DIMS + 1
+    dim += (GEOMETRY_DIMS + 1 if spec.patches else 0) + (2 if spec.grouped else 0)
     before, after = _plans(spec, isa)
     prologue: list[str] = []
     epilogue: list[str] = []
@@ -171,16 +175,20 @@ def render(spec: LinearSpec, isa: str, name: str) -> str:
         epilogue = after.emit(_row_context(spec.row, names["r"], extra["r"], {"row": Place("data")}, "N"))
     context = {
         "kernel": name, "summary": _summary(spec), "product": _PRODUCT[spec.compute], "declarations": declarations,
-        "quantized": quantized, "has_prologue": "true" if spec.prologue else "false", "has_row": "true" if spec.row else "false",
+        "quantized": quantized, "has_prologue": "true" if spec.prologue or spec.patches else "false",
+        "has_row": "true" if spec.row else "false", "patches": spec.patches, "grouped": spec.grouped,
+        "geometry_dim": geometry, "channels_dim": geometry + GEOMETRY_DIMS, "group_dim": group,
         "tile": _tile(spec, names["t"], extra["t"]),
         "prologue": prologue, "epilogue": epilogue, "rooms": _rooms(spec, isa), "scratch_dim": dim,
     }  # fmt: skip
-    text: str = tile_header(isa) + template("cpu/linear.cpp.j2", **context)
+    windows = window_header(isa) if spec.patches else ""
+    text: str = tile_header(isa) + windows + template("cpu/linear.cpp.j2", **context)
     return text
 
 
 def _summary(spec: LinearSpec) -> str:
-    parts = [f"linear {spec.compute}: {len(spec.tile.steps)} steps on the tile"]
+    kind = "convolution" if spec.patches else "linear"
+    parts = [f"{kind} {spec.compute}: {len(spec.tile.steps)} steps on the tile"]
     if spec.prologue is not None:
         parts.insert(0, f"{len(spec.prologue.steps)} steps before the")
     if spec.row is not None:
@@ -194,8 +202,8 @@ def _places(program: RowProgram, names: list[Declared]) -> dict[int | str, Place
 
 def _tile(spec: LinearSpec, names: list[Declared], extra: list[str]) -> list[str]:
     context = Context(
-        places={**_places(spec.tile, names), -1: Place("data")}, inputs={"acc": Typed("acc", "f32")}, column="column",
-        count="n", length="N", outer=["row"], extra=extra,
+        places={**_places(spec.tile, names), -1: Place("data")}, inputs={"acc": Typed("acc", "f32")},
+        column="(first + column)" if spec.grouped else "column", count="n", length="N", outer=["row"], extra=extra,
     )  # fmt: skip
     return emit_lanes(spec.tile, context, {-1: Operand("f32")} if spec.row is not None else {})
 

@@ -112,7 +112,14 @@ class LinearSpec:
       -128 as int32 (w8a8 only), then the operands of prologue, tile and row in that order;
       dims: M, N, K, leading dimension of x, then for prologue, tile and row in that order, per operand its row stride
       (0 = broadcast over rows; tile and row operands with inner ``broadcast`` are one scalar per row), then its inner
-      stride if ``strided``, ``gather_stride`` and ``rows`` if it has an index; then the extra dims of each in that order.
+      stride if ``strided``, ``gather_stride`` and ``rows`` if it has an index; then the extra dims of each in that order;
+      with ``patches`` the geometry of the windows (see :class:`WindowSpec`) and the channels per group; with ``grouped`` the
+      number of groups and the elements of w per group.
+
+    patches: an implicit convolution. x is channels-last, and row m of the product is the window of output position m:
+    every tap's channels one after the other, zeros outside x. There is no prologue then.
+    grouped: N, K and w are those of one group; group g reads its own channels and writes columns g * N onwards of the tile's
+    operands. There is no row program then.
     """
 
     compute: Literal["f32", "bf16", "w8a8"]
@@ -121,6 +128,8 @@ class LinearSpec:
     row: RowProgram | None = None
     n: int | None = None
     k: int | None = None
+    patches: bool = False
+    grouped: bool = False
 
 
 @dataclass(frozen=True)
@@ -146,7 +155,8 @@ class AttentionSpec:
 
     compute ``f32`` or ``bf16`` (q, k, v rounded to bf16 where they are not already, probabilities too; sums in f32).
     mask: ``none``, ``bias`` (f32, added), ``bool`` (true = attend); ``causal``: query i sees keys j <= i + causal_offset.
-    A row whose scores are all -inf (no visible key) gives zeros where ``empty_row`` is "zero", NaN where "nan".
+    A row whose scores are all -inf (no visible key) gives zeros where ``empty_row`` is "zero", NaN where "nan", the mean of
+    the values of all keys, hidden ones too, where "mean".
 
     pointers: q, k, v, mask (or null), out.
     dims: B, H, Hkv (H = g * Hkv), Sq, Sk, then strides (batch, head, sequence) of q, k, v, out - the last dimension is
@@ -162,10 +172,134 @@ class AttentionSpec:
     mask: Literal["none", "bias", "bool"] = "none"
     causal: bool = False
     scale: float = 1.0
-    empty_row: Literal["zero", "nan"] = "nan"
+    empty_row: Literal["zero", "nan", "mean"] = "nan"
 
 
-KernelSpec = RowProgram | LinearSpec | MatmulSpec | AttentionSpec
+@dataclass(frozen=True)
+class CustomSpec:
+    """A kernel that a user wrote in C++ (``compiler/custom_ops.py:CppKernel`` says what it is called with).
+
+    op: the torch name; source, function: the text and the function in it; operands, results: element type and rank of each,
+    None for an absent operand; attributes: (kind, value), a number that is known only at run time being ``"@"``; parallel: how
+    many leading axes of the first result are shared out; flops: operations per element of it.
+
+    pointers: operands (null where absent), results; all row-major without gaps.
+    dims: the sizes of each operand that is there and of each result, then the run-time attributes in order.
+    """
+
+    op: str
+    source: str
+    function: str
+    operands: tuple[tuple[Storage, int] | None, ...]
+    results: tuple[tuple[Storage, int], ...]
+    attributes: tuple[tuple[str, object], ...] = ()
+    parallel: int = 0
+    flops: int = 1
+
+
+@dataclass(frozen=True)
+class WindowSpec:
+    """What slides a window over a channels-last tensor, lane by lane of the channels, with elementwise steps behind it.
+
+    kind ``depthwise``: the sum over the taps of x * w, w f32 [taps, channels]. ``max``: the largest, NaN first, -inf where
+    nothing lies inside x. ``mean``: the sum over the divisor. ``fold``: the adjoint of taking windows: x is
+    [batch, *space, taps, channels], and every output position sums the taps that reach it (the second half of a transposed
+    convolution). Sums are f32; positions outside x do not count.
+
+    tile: elementwise steps on the virtual input ``acc`` (f32), ending in stores; rows are output positions.
+
+    pointers: x, w (``depthwise``; else null), then the tile's operands.
+    dims: batch, channels, the geometry: per axis z, y, x (absent ones first, of size 1) the size of x, the size of the
+    output, kernel, stride, dilation and the padding in front, then the strides of x along batch, z, y and x (channels are
+    contiguous); the divisor (``mean``: a number, 0 = the cells inside x, -1 = those inside x and its padding, which is as
+    wide behind as in front); then per operand of the tile its row stride, inner stride if ``strided``; then the extra dims.
+    """
+
+    kind: Literal["depthwise", "max", "mean", "fold"]
+    x: Storage
+    tile: RowProgram
+
+
+@dataclass(frozen=True)
+class ScanSpec:
+    """A running reduction along an axis, one element after the other.
+
+    op: ``sum``, ``prod``, ``logsumexp`` (f32 is accumulated in f64, f16 and bf16 in f32; integers wrap around), or ``max`` and
+    ``min``, which keep the index of the last extreme; a NaN is the extreme of what follows it.
+
+    pointers: x, out (or null), indices i64 (or null; ``max`` and ``min`` alone).
+    dims: the ``outer_rank`` outer sizes, the length of the axis, the number of columns; then for x, out and indices each its
+    outer strides, the stride along the axis, the stride along the columns.
+    """
+
+    op: Literal["sum", "prod", "logsumexp", "max", "min"]
+    dtype: Storage
+    outer_rank: int
+
+
+@dataclass(frozen=True)
+class SortSpec:
+    """The first ``count`` elements of every row in sorted order, and their places in the row. Equal elements keep their order
+    (-0 equals 0), NaN is the greatest.
+
+    pointers: x, values (or null), places i64 (or null).
+    dims: the ``outer_rank`` outer sizes, the length of a row, ``count``; then for x, values and places each its outer strides
+    and the stride along the row.
+    scratch: two lists of (key, place), see ``sort.scratch_bytes``.
+    """
+
+    dtype: Storage
+    descending: bool
+    outer_rank: int
+
+
+@dataclass(frozen=True)
+class SearchSpec:
+    """How many of a row's sorted numbers are below each x (``right``: not above it); a NaN is above all of them.
+
+    pointers: the sorted numbers, x, out (i64 or i32).
+    dims: the ``outer_rank`` outer sizes, how many sorted numbers and how many x a row has; then for the sorted numbers, x and
+    out each its outer strides and the stride along the row.
+    """
+
+    dtype: Storage
+    right: bool
+    out: Literal["i64", "i32"]
+    outer_rank: int
+
+
+@dataclass(frozen=True)
+class ScatterSpec:
+    """Writes by index into ``out``: for every outer index, j and column, in this order, the element of ``out`` at row
+    ``ids[j]`` (or ``ids[j, column]``, where ``elements``) is replaced by, or combined with, the one of the source.
+
+    reduce: ``none`` (the last write wins), ``sum``, ``prod``, ``max``, ``min`` (NaN wins); f16 and bf16 round after each.
+    Negative ids count from the end; an id outside of ``[-rows, rows)`` sets the call's error flag and writes nothing.
+
+    pointers: ids (``index``), source, out.
+    dims: the ``outer_rank`` outer sizes, how many j, columns and rows; then for ids, source and out each its outer strides, the
+    stride along j (of ``out``: along the rows) and along the columns.
+    """
+
+    dtype: Storage
+    index: Storage
+    reduce: Literal["none", "sum", "prod", "max", "min"]
+    elements: bool
+    outer_rank: int
+
+
+KernelSpec = (
+    RowProgram
+    | LinearSpec
+    | MatmulSpec
+    | AttentionSpec
+    | WindowSpec
+    | CustomSpec
+    | ScanSpec
+    | SortSpec
+    | SearchSpec
+    | ScatterSpec
+)
 
 
 def canonical(spec: object) -> object:

@@ -101,7 +101,7 @@ _FAST = frozenset({"exp", "exp2", "sigmoid", "silu", "tanh", "gelu_erf", "gelu_t
 _REAL = frozenset(
     ("exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal", "sin", "cos", "tan", "asin",
      "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "sigmoid", "erf", "silu", "floor", "ceil", "round",
-     "trunc", "hardswish", "hardsigmoid", "mish", "softplus", "elu", "leaky_relu")
+     "trunc", "hardswish", "hardsigmoid", "mish", "softplus", "elu", "leaky_relu", "erfc", "erfinv", "lgamma")
 )  # fmt: skip
 _ROUNDINGS = frozenset({"floor", "ceil", "round", "trunc"})
 _COMPARE: dict[str, tuple[str, bool]] = {
@@ -179,7 +179,7 @@ def elementwise(op: str, args: Sequence[Typed], domain: Domain, mode: str = "") 
 _FUNCTIONS = {
     "maximum": "v_max", "minimum": "v_min", "abs": "v_abs", "neg": "v_neg", "relu": "v_relu", "sign": "v_sign",
     "clamp": "v_clamp", "div": "v_div_trunc", "floordiv": "v_div_floor", "mod": "v_remainder", "fmod": "v_fmod",
-    "atan2": "v_atan2",
+    "atan2": "v_atan2", "bitwise_left_shift": "v_shift_left", "bitwise_right_shift": "v_shift_right",
 }  # fmt: skip
 
 

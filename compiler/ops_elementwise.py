@@ -25,14 +25,16 @@ def _where(node: Node) -> list[TensorType]:
 
 UNARY = {
     "neg": {}, "abs": {}, "sign": {}, "relu": {}, "floor": {}, "ceil": {}, "round": {}, "trunc": {}, "square": {},
-    "exp": {}, "exp2": {}, "expm1": {}, "log": {}, "log2": {}, "log1p": {}, "sqrt": {}, "rsqrt": {}, "reciprocal": {},
-    "sin": {}, "cos": {}, "tan": {}, "atan": {}, "sinh": {}, "cosh": {}, "tanh": {}, "sigmoid": {}, "erf": {}, "silu": {},
+    "exp": {}, "exp2": {}, "expm1": {}, "log": {}, "log2": {}, "log10": {}, "log1p": {}, "sqrt": {}, "rsqrt": {},
+    "reciprocal": {}, "sin": {}, "cos": {}, "tan": {}, "asin": {}, "acos": {}, "atan": {}, "sinh": {}, "cosh": {}, "tanh": {},
+    "asinh": {}, "acosh": {}, "atanh": {}, "sigmoid": {}, "erf": {}, "erfc": {}, "erfinv": {}, "lgamma": {}, "silu": {},
     "gelu": {"approximate": "none"}, "softplus": {"beta": 1.0, "threshold": 20.0}, "elu": {"alpha": 1.0},
     "leaky_relu": {"slope": 0.01}, "hardswish": {}, "hardsigmoid": {}, "mish": {}, "logical_not": {}, "bitwise_not": {},
     "clamp": {"min": None, "max": None},
 }  # fmt: skip
 BINARY = ("add", "sub", "mul", "div", "floordiv", "mod", "fmod", "pow", "atan2", "maximum", "minimum",
-          "logical_and", "logical_or", "logical_xor", "bitwise_and", "bitwise_or", "bitwise_xor")  # fmt: skip
+          "logical_and", "logical_or", "logical_xor", "bitwise_and", "bitwise_or", "bitwise_xor",
+          "bitwise_left_shift", "bitwise_right_shift")  # fmt: skip
 COMPARE = ("eq", "ne", "lt", "le", "gt", "ge")
 COMMUTATIVE = frozenset({"add", "mul", "maximum", "minimum", "eq", "ne", "logical_and", "logical_or", "logical_xor",
                          "bitwise_and", "bitwise_or", "bitwise_xor"})  # fmt: skip

@@ -38,7 +38,6 @@ for name in REDUCTIONS:
     )
 for name in ("argmax", "argmin"):
     define(name, "x", _arg_reduce, f"index of the {name[3:]} along an axis", attrs={"axis": REQUIRED, "keepdim": False})
-define("cumsum", "x", like, "running sum along an axis", attrs={"axis": REQUIRED}, flops=1)
 define("softmax", "x", like, "softmax along an axis", attrs={"axis": -1}, flops=5)
 define("log_softmax", "x", like, "log of softmax along an axis", attrs={"axis": -1}, flops=5)
 define(

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .reference_order import ORDER_REFERENCE
 from .types import DType
 
 Attrs = Mapping[str, Any]
@@ -36,11 +37,13 @@ def _binary(fn: Callable[[Tensor, Tensor], Tensor]) -> Reference:
 
 
 for _name in ("neg", "abs", "sign", "relu", "floor", "ceil", "round", "trunc", "square", "exp", "exp2", "expm1", "log", "log2",
-              "log1p", "sqrt", "rsqrt", "reciprocal", "sin", "cos", "tan", "atan", "sinh", "cosh", "tanh", "sigmoid", "erf",
+              "log10", "log1p", "sqrt", "rsqrt", "reciprocal", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh",
+              "tanh", "asinh", "acosh", "atanh", "sigmoid", "erf", "erfc", "erfinv", "lgamma",
               "logical_not", "bitwise_not", "isnan", "isinf"):  # fmt: skip
     REFERENCE[_name] = _unary(getattr(torch, _name))
 for _name in ("add", "sub", "mul", "pow", "fmod", "atan2", "maximum", "minimum", "logical_and", "logical_or", "logical_xor",
-              "bitwise_and", "bitwise_or", "bitwise_xor", "eq", "ne", "lt", "le", "gt", "ge"):  # fmt: skip
+              "bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_left_shift",
+              "bitwise_right_shift", "eq", "ne", "lt", "le", "gt", "ge"):  # fmt: skip
     REFERENCE[_name] = _binary(getattr(torch, _name))
 REFERENCE["div"] = _binary(
     lambda a, b: torch.div(a, b) if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
@@ -107,7 +110,7 @@ REFERENCE["reduce_any"] = _keeping(torch.any)
 REFERENCE["reduce_all"] = _keeping(torch.all)
 REFERENCE["argmax"] = lambda attrs, x: torch.argmax(x, attrs["axis"], attrs["keepdim"])
 REFERENCE["argmin"] = lambda attrs, x: torch.argmin(x, attrs["axis"], attrs["keepdim"])
-REFERENCE["cumsum"] = lambda attrs, x: torch.cumsum(x, attrs["axis"], dtype=x.dtype)
+REFERENCE.update(ORDER_REFERENCE)
 REFERENCE["softmax"] = lambda attrs, x: torch.softmax(x, attrs["axis"])
 REFERENCE["log_softmax"] = lambda attrs, x: torch.log_softmax(x, attrs["axis"])
 
@@ -193,8 +196,9 @@ def _attention(attrs: Attrs, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | Non
     if visible is not None:
         scores = scores.masked_fill(~visible, -float("inf"))
     weights = torch.softmax(scores, -1)
-    if attrs["empty_row"] == "zero" and (visible is not None or mask is not None):
-        weights = weights.masked_fill((scores == -float("inf")).all(-1, keepdim=True), 0.0)
+    if attrs["empty_row"] != "nan" and (visible is not None or mask is not None):
+        empty = (scores == -float("inf")).all(-1, keepdim=True)
+        weights = weights.masked_fill(empty, 0.0 if attrs["empty_row"] == "zero" else 1.0 / max(k.shape[2], 1))
     return torch.matmul(weights, v).to(out)
 
 

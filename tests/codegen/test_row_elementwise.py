@@ -19,7 +19,7 @@ _BITWISE = [op for op in BINARY if op.startswith("bitwise")]
 _UNARY = {
     "f": ("neg", "abs", "sign", "relu", "floor", "ceil", "round", "trunc", "square", "sqrt", "rsqrt", "reciprocal", "exp",
           "expm1", "exp2", "log", "log2", "log1p", "sin", "cos", "tan", "atan", "sinh", "cosh", "tanh", "sigmoid", "erf",
-          "silu", "hardswish", "hardsigmoid", "mish", "isnan", "isinf", "logical_not"),
+          "log10", "asin", "acos", "asinh", "acosh", "atanh", "erfc", "erfinv", "lgamma", "silu", "hardswish", "hardsigmoid", "mish", "isnan", "isinf", "logical_not"),
     "i": ("neg", "abs", "sign", "relu", "floor", "round", "square", "bitwise_not", "logical_not", "isnan"),
     "b": ("logical_not", "bitwise_not"),
 }  # fmt: skip
@@ -27,7 +27,8 @@ _UNARY = {
 
 def _binary_ops(domain: Domain) -> list[str]:
     if domain == "bool":
-        return ["add", "mul", "maximum", "minimum", *_LOGIC, *_BITWISE, *COMPARE]
+        whole = [op for op in _BITWISE if not op.endswith("shift")]
+        return ["add", "mul", "maximum", "minimum", *_LOGIC, *whole, *COMPARE]
     arithmetic = [op for op in BINARY if op not in _BITWISE and not (op == "atan2" and domain[0] == "i")]
     return [*arithmetic, *(_BITWISE if domain[0] == "i" else ()), *COMPARE]
 

@@ -1,7 +1,8 @@
-"""A pass named on the command line: ``FILE.py:Class``, or the name of an installed one, with its place."""
+"""What a user brings on the command line: passes (``FILE.py:Class``, or the name of an installed one, with its place), ops."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ..compiler.errors import PlanishError, UsageError
@@ -30,6 +31,36 @@ def load_pass(text: str, target: str) -> Any:
     if not equals or where not in ("after", "before") or not anchor:
         raise UsageError(f"--pass {text!r} does not say where: it ends with @after=NAME or @before=NAME")
     return (after if where == "after" else before)(anchor, made)
+
+
+def load_ops(text: str) -> None:
+    """Import ``FILE.py`` or a module that calls ``planish.register_op``.
+
+    Raises:
+        UsageError: there is no such file or module, or it registers nothing.
+        PlanishError: it cannot be imported, or an op is registered wrongly.
+    """
+    from importlib import import_module
+
+    from ..compiler.custom_ops import registered
+
+    if text.endswith(".py"):
+        path = Path(text)
+        if not path.is_file():
+            raise UsageError(f"there is no file {text!r}")
+        name = import_file(path).__name__
+    else:
+        try:
+            name = import_module(text).__name__
+        except ModuleNotFoundError as error:
+            if error.name != text.partition(".")[0] and error.name != text:
+                raise PlanishError(f"{text} cannot be imported: {error}") from error
+            raise UsageError(
+                f"there is no module {text!r}", "--ops takes FILE.py, or the name of an installed module"
+            ) from None
+    folder = name.partition(".")[0]
+    if not any(op.module == name or op.module.partition(".")[0] == folder for op in registered()):
+        raise UsageError(f"{text} registers no op", "it is to call planish.register_op(name, kernel)")
 
 
 def _from_file(text: str) -> Any:

@@ -122,7 +122,7 @@ def _fixed(value: Any) -> tuple[Any, list[Dim]]:
 def explained(error: ToolchainError, specs: Iterable[object]) -> ToolchainError:
     """A failure of the compiler that lies in the kernel of a registered op, in words that name the op and its line."""
     for op, function in {(s.op, s.function) for s in specs if isinstance(s, CustomSpec)}:
-        inside = re.search(rf"{re.escape(op)}:(\d+):(?:\d+:)? (?:fatal )?error: (.+)", error.message)
+        inside = re.search(rf"(?<!for the op ){re.escape(op)}:(\d+):(?:\d+:)? (?:fatal )?error: (.+)", error.message)
         if inside is not None:
             return ToolchainError(
                 f"the C++ kernel of the op {op} does not compile, line {inside.group(1)}: {inside.group(2)}", error.hint

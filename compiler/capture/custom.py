@@ -184,12 +184,11 @@ def unregistered_hint(targets: Sequence[Any]) -> str | None:
     names = sorted({t.name() for t in targets if is_custom(t)})
     if not names:
         return None
-    first = f'planish.register_op("{names[0]}", kernel, reference=...)'
-    others = f", {', '.join(names[1:])} likewise" if len(names) > 1 else ""
-    what = "it is a custom op" if len(names) == 1 else "they are custom ops"
+    are = f"{names[0]} is a custom op" if len(names) == 1 else f"{', '.join(names)} are custom ops"
     return (
-        f"{what}: say how to compute {'it' if len(names) == 1 else 'each'} with {first}{others}; examples/custom_op shows how, "
-        "and --ops FILE.py names the file that does it"
+        f'{are}: planish.register_op("{names[0]}", kernel, reference=...) says how to compute it and what it means'
+        f"{', likewise for the others' if len(names) > 1 else ''}; examples/custom_op shows how, and --ops FILE.py names the "
+        "file that does it"
     )
 
 

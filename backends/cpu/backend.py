@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from ...codegen.program import Program
 from ...codegen.specs import ISA_LEVELS
-from ...compiler.errors import LoweringError
+from ...compiler.errors import LoweringError, ToolchainError
 from ...compiler.graph import Graph, Node
 from ...compiler.target import Capabilities, Target
 from . import isa
+from .custom_ops import explained
 from .fuse import Fuse
 from .legalize import Legalize
 
@@ -95,7 +96,10 @@ class CpuBackend:
         from . import toolchain
 
         text = split_unit(unit)
-        path = toolchain.build(translation_units(text), unit.isa, progress=progress)
+        try:
+            path = toolchain.build(translation_units(text), unit.isa, progress=progress)
+        except ToolchainError as error:
+            raise explained(error, (launch.spec for launch in unit.launches)) from error
         return path.read_bytes(), text.text
 
     def build_host(self) -> tuple[bytes, str]:

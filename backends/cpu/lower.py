@@ -17,6 +17,7 @@ from ...compiler.ops import Cost, cost
 from ...compiler.types import DType
 from ...passes.batching import batch_symbol
 from ...passes.fusion import SOURCES, VIEWS
+from .custom_ops import cpp_op, lower_custom
 from .lower_anchors import lower_attention, lower_linear, lower_matmul
 from .lower_rows import copy_program, fill_program, lower_lookup_elements, lower_rows
 from .regions import LOOKUPS, Region
@@ -205,6 +206,8 @@ class Lowering:
             self._concat(node)
         elif node.op == "pad":
             self._pad(node)
+        elif (own := cpp_op(node)) is not None:
+            lower_custom(self, node, own)
         elif node.op in LOOKUPS and _varies_along_row(node):
             lower_lookup_elements(self, Region.of(node))
         else:

@@ -28,8 +28,8 @@ $(STAMP): $(BIN)/python pyproject.toml constraints.txt
 	@mkdir -p .types && ln -sfn .. .types/planish
 	@touch $@
 
-$(PLUGIN): $(STAMP) examples/custom_pass/pyproject.toml
-	$(INSTALL) --no-build-isolation --no-deps -e examples/custom_pass
+$(PLUGIN): $(STAMP) examples/custom_pass/pyproject.toml examples/custom_op/pyproject.toml
+	$(INSTALL) --no-build-isolation --no-deps -e examples/custom_pass -e examples/custom_op
 	@touch $@
 
 demo: $(STAMP)  ## compile the real MiniLM, check it against PyTorch, run it, print speed and quality

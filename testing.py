@@ -1,17 +1,20 @@
-"""Checks for people who write passes and rules: a rule must fire where it should, and must not change the numbers."""
+"""Checks for people who write passes, rules and kernels: a rule must fire where it should, and nothing may change the numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.utils import _pytree as pytree
 
+from .compiler.capture.examples import arguments
 from .compiler.capture.torch_export import capture
 from .compiler.errors import PlanishError
 from .compiler.graph import Graph
+from .compiler.interpret import to_numpy
 from .compiler.numeric_check import furthest, outputs, tolerance
 from .compiler.pass_protocol import PassContext
 from .compiler.pipeline import as_pass, describe
@@ -20,7 +23,10 @@ from .compiler.structure import difference
 from .compiler.text import parse_graph, print_graph
 from .compiler.verify import verify
 
-__all__ = ["assert_same", "capture_function", "check_pass", "check_rule", "parse_graph", "print_graph"]
+if TYPE_CHECKING:
+    from .driver import Artifact
+
+__all__ = ["assert_same", "capture_function", "check_op", "check_pass", "check_rule", "parse_graph", "print_graph"]
 
 
 def capture_function(
@@ -33,13 +39,19 @@ def capture_function(
         args, kwargs: the example call, as ``torch.export.export`` takes it.
         options: further arguments of ``capture`` (``dynamic_shapes``).
     """
-    model = fn if isinstance(fn, torch.nn.Module) else torch.nn.Module()
-    if model is not fn:
-        # a function keeps the names of its parameters; a built-in one has none
-        model.forward = fn if isinstance(fn, FunctionType) else lambda x, *more: fn(x, *more)
+    if not isinstance(fn, torch.nn.Module):
         options.setdefault("name", getattr(fn, "__name__", "main").strip("<>"))
-    captured = capture(model, args, kwargs, **options)
+    captured = capture(_module(fn), args, kwargs, **options)
     return captured.graph, captured.examples
+
+
+def _module(fn: torch.nn.Module | Callable[..., Any]) -> torch.nn.Module:
+    """A module that does what ``fn`` does: a function keeps the names of its parameters; a built-in one has none."""
+    if isinstance(fn, torch.nn.Module):
+        return fn
+    model = torch.nn.Module()
+    model.forward = fn if isinstance(fn, FunctionType) else lambda x, *more: fn(x, *more)
+    return model
 
 
 def check_rule(
@@ -121,6 +133,50 @@ def check_pass(
     return graph
 
 
+def check_op(
+    fn: torch.nn.Module | Callable[..., Any],
+    args: Any = (),
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    target: str = "cpu",
+    rtol: float | None = None,
+    **options: Any,
+) -> Artifact:
+    """Compile an op (one registered with ``planish.register_op``, say) and assert that its kernel computes what torch does.
+
+    Args:
+        fn: the op, or a function or module that uses it.
+        args, kwargs: example inputs; the outputs they give must not be constant, or the comparison would say nothing.
+        target: what to compile for; this machine must be able to run it.
+        rtol: allowed distance of the outputs relative to their norm; None reads the table of tolerances.
+        options: further arguments of ``planish.compile`` (``dynamic_shapes``, ``precision``).
+
+    Returns:
+        The artifact, for further assertions.
+
+    Raises:
+        AssertionError: the outputs differ by more than that.
+        PlanishError: the op cannot be compiled; says why.
+    """
+    from .driver import compile
+
+    model = _module(fn)
+    positional, keywords = arguments(args, kwargs)
+    with torch.no_grad():
+        expected = [to_numpy(t) for t in pytree.tree_leaves(model(*positional, **keywords))]
+    artifact = compile(model, args, kwargs, target=target, **options)
+    given = pytree.tree_map(lambda v: to_numpy(v) if isinstance(v, torch.Tensor) else v, (positional, keywords))
+    tensors = [v for v in pytree.tree_leaves(given) if isinstance(v, np.ndarray)]
+    with artifact.load() as loaded:
+        names = [port["name"] for port in artifact.manifest["inputs"]]
+        got = pytree.tree_leaves(loaded(**dict(zip(names, tensors, strict=True))))
+    _constant(expected)
+    distance, worst = furthest(expected, got)
+    limit = tolerance(artifact.graph) if rtol is None else rtol
+    assert distance <= limit, f"output {worst} is off by {distance:.2g} of its norm; {limit:.0e} is allowed"
+    return artifact
+
+
 def assert_same(graph: Graph, expected: Graph | str, constants: Mapping[str, np.ndarray] | None = None) -> None:
     """Assert structural equality with a graph or its text form (names of values and provenance aside).
 
@@ -150,10 +206,14 @@ def _compare(
     what: str, graph: Graph, examples: Mapping[str, np.ndarray], reference: list[np.ndarray], rtol: float | None
 ) -> None:
     verify(graph)
+    _constant(reference)
+    distance, worst = furthest(reference, outputs(graph, examples))
+    limit = tolerance(graph) if rtol is None else rtol
+    assert distance <= limit, f"{what} changed output {worst} by {distance:.2g} of its norm; {limit:.0e} is allowed"
+
+
+def _constant(reference: list[np.ndarray]) -> None:
     for i, array in enumerate(reference):
         assert array.size < 2 or np.unique(array).size > 1, (
             f"output {i} of the example is {array.reshape(-1)[0]} everywhere, so comparing it would say nothing"
         )
-    distance, worst = furthest(reference, outputs(graph, examples))
-    limit = tolerance(graph) if rtol is None else rtol
-    assert distance <= limit, f"{what} changed output {worst} by {distance:.2g} of its norm; {limit:.0e} is allowed"

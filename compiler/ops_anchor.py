@@ -90,7 +90,7 @@ define(
     _attention,
     "softmax(scale q k^T + mask) v; a bool mask says where to attend, a float mask is added; `causal`: query i sees "
     "keys j <= i + causal_offset; fewer key heads than query heads are shared in groups; a row whose scores are all "
-    "-inf gives what `empty_row` says, nan or zero",
+    "-inf gives what `empty_row` says: nan, zero, or the mean of all values",
     attrs={"scale": REQUIRED, "causal": False, "causal_offset": 0, "empty_row": "nan", "out_dtype": None},
     flops=_attention_flops,
 )

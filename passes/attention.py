@@ -1,224 +1,50 @@
 """attention: every spelling of attention becomes one ``attention`` op with its mask kind.
 
 The anchor is a softmax whose result is multiplied with V. From there the scores are walked back to q @ k.T through what the
-spellings put in between: a scale before or after the product, an added mask, a ``where`` or ``masked_fill``, casts to f32
-and back. What a match fails at is noted, so that a report can say why an attention stayed apart.
+spellings put in between (``attention_scores``): a scale anywhere, added masks, a ``where`` or ``masked_fill``, casts to f32 and
+back, batch and heads folded into one axis. What a match fails at is noted, so that a report can say why an attention stayed
+apart. The masks become one (``masks``), and its causal part an attribute.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
+from ..compiler import dims
 from ..compiler.dims import Dim
 from ..compiler.graph import Graph, Node, Value
 from ..compiler.pass_protocol import PassContext, PassResult
 from ..compiler.types import DType
-from .facts import sequence, uniform
+from .attention_scores import Scores, batch_and_heads, scores_of, unscaled
+from .facts import uniform
+from .masks import (
+    ABSORBING,
+    NoAttentionError,
+    causal_offset,
+    combined,
+    conjuncts,
+    sees_a_key,
+    selection,
+    to_rank_4,
+)
 
-#: A ``where`` that writes a number at or below this hides the key; f16 has no smaller finite one.
-_HIDDEN = -60000.0
-
-
-@dataclass
-class Scores:
-    """What was found between the softmax and q @ k.T."""
-
-    q: Value
-    k: Value
-    scale: float
-    masks: list[Value] = field(default_factory=list)
-    visible: list[Value] = field(default_factory=list)
-
-
-class NoAttentionError(Exception):
-    """Why a softmax is not that of an attention."""
+__all__ = ["RecognizeAttention", "causal_offset", "conjuncts"]
 
 
-def _through(value: Value, *ops: str) -> Value:
-    """``value`` without the nodes of ``ops`` in front of it."""
-    while value.node is not None and value.node.op in ops:
-        inner = value.node.inputs[0]
-        assert inner is not None
-        value = inner
-    return value
+@dataclass(frozen=True)
+class Reader:
+    """A matrix product with the weights of a softmax.
 
-
-def _float_cast(value: Value) -> Value:
-    """``value`` without casts between float types."""
-    while value.node is not None and value.node.op == "cast":
-        inner = value.node.inputs[0]
-        assert inner is not None
-        if not inner.dtype.is_float:
-            return value
-        value = inner
-    return value
-
-
-def _times(graph: Graph, value: Value) -> tuple[Value, float]:
-    """``value`` as (x, number) with ``value = x * number``."""
-    node = value.node
-    if node is not None and node.op in ("mul", "div"):
-        for side in (0, 1) if node.op == "mul" else (1,):
-            number = uniform(graph, node.inputs[side])
-            other = node.inputs[1 - side]
-            if isinstance(number, (int, float)) and other is not None and other.shape == value.shape and number:
-                inner, rest = _times(graph, other)
-                return inner, rest * (number if node.op == "mul" else 1.0 / number)
-    return value, 1.0
-
-
-def _swapped(graph: Graph, value: Value, before: Node) -> Value:
-    """``value`` with its last two axes exchanged, merged with a transpose that is there."""
-    rank, node = value.type.rank, value.node
-    perm: tuple[int, ...] = (*range(rank - 2), rank - 1, rank - 2)
-    if node is not None and node.op == "transpose" and node.inputs[0] is not None:
-        value, perm = node.inputs[0], tuple(node.attrs["perm"][p] for p in perm)
-        if list(perm) == list(range(rank)):
-            return value
-    return graph.derive(before, "transpose", [value], {"perm": perm})
-
-
-def _scores(graph: Graph, value: Value, found: list[Value], visible: list[Value], scale: float) -> Scores:
-    """Walk back from the scores to the product of q and k."""
-    value = _float_cast(value)
-    node = value.node
-    if node is None:
-        raise NoAttentionError("the scores are an input of the model")
-    if node.op == "reshape":
-        inner = node.inputs[0]
-        assert inner is not None
-        if (inner.type.rank == 3 and value.type.rank == 4) or (inner.type.rank == 4 and value.type.rank == 3):
-            raise NoAttentionError("the scores are reshaped between the product and the softmax")
-    if node.op in ("mul", "div"):
-        x, number = _times(graph, value)
-        if x is not value:
-            return _scores(graph, x, found, visible, scale * number)
-    if node.op in ("add", "sub"):
-        for side in (1, 0) if node.op == "add" else (1,):
-            mask, scores = node.inputs[side], node.inputs[1 - side]
-            assert mask is not None and scores is not None
-            if scores.shape == value.shape and _leads_to_product(scores):
-                if node.op == "sub":
-                    raise NoAttentionError("a mask is subtracted from the scores")
-                if scale != 1.0:
-                    raise NoAttentionError("the scale multiplies the mask too")
-                return _scores(graph, scores, [*found, mask], visible, scale)
-    if node.op == "where":
-        condition, a, b = node.inputs
-        assert condition is not None and a is not None and b is not None
-        for kept, other, inverted in ((a, b, False), (b, a, True)):
-            fill = uniform(graph, other)
-            if isinstance(fill, (int, float)) and fill <= _HIDDEN and kept.shape == value.shape:
-                seen = condition if not inverted else _negated(graph, condition, node)
-                if fill != -math.inf:
-                    if scale != 1.0:
-                        raise NoAttentionError("the scale multiplies the mask too")
-                    return _scores(graph, kept, [*found, _as_bias(graph, seen, fill, node)], visible, scale)
-                return _scores(graph, kept, found, [*visible, seen], scale)
-    if node.op == "matmul":
-        return _product(graph, node, found, visible, scale)
-    raise NoAttentionError(f"the scores come from {node.op}")
-
-
-def _as_bias(graph: Graph, seen: Value, number: float, before: Node) -> Value:
-    """A huge negative number written over hidden scores, as a bias: adding it gives that very number.
-
-    A row without any visible key then has equal weights, as in the source (with -inf it would be NaN).
+    Attributes:
+        product: the node.
+        shapes: what the weights were reshaped to on the way.
+        zero: rows without a visible key were given zeros on the way.
     """
-    if number > -1e30:
-        raise NoAttentionError(f"keys are hidden with {number:g}, which does not absorb the scores")
-    zero, low = (
-        graph.derive(before, "full", [], {"value": v, "shape": (), "dtype": DType.f32}) for v in (0.0, float(number))
-    )
-    return graph.derive(before, "where", [seen, zero, low])
 
-
-def _leads_to_product(value: Value, depth: int = 8) -> bool:
-    node = value.node
-    if node is None or depth == 0:
-        return False
-    if node.op == "matmul":
-        return True
-    if node.op in ("mul", "div", "add", "cast", "where"):
-        return any(_leads_to_product(v, depth - 1) for v in node.operands)
-    return False
-
-
-def _negated(graph: Graph, condition: Value, before: Node) -> Value:
-    node = condition.node
-    if node is not None and node.op == "logical_not" and node.inputs[0] is not None:
-        return node.inputs[0]
-    return graph.derive(before, "logical_not", [condition])
-
-
-def _product(graph: Graph, node: Node, masks: list[Value], visible: list[Value], scale: float) -> Scores:
-    a, b = node.inputs
-    assert a is not None and b is not None
-    b, late = _times(graph, b)
-    q, early = _times(graph, a)
-    moved = b.node
-    if (
-        moved is not None and moved.op == "transpose" and moved.inputs[0] is not None
-    ):  # a scale in front of the transpose
-        inner, before = _times(graph, moved.inputs[0])
-        if before != 1.0:
-            late *= before
-            b = graph.insert(
-                "transpose", [inner], moved.attrs, before=node, name=moved.name, sources=moved.sources
-            ).output
-    return Scores(q, _swapped(graph, b, node), scale * late * early, masks, visible)
-
-
-def _ungrouped(value: Value, heads: Dim) -> Value:
-    """k or v in front of the repeat that gives every query head a copy of its own (GQA)."""
-    node = value.node
-    if node is None or node.op != "reshape" or value.type.rank != 4:
-        return value
-    wide = node.inputs[0]
-    assert wide is not None
-    if wide.type.rank != 5 or wide.node is None or wide.node.op != "expand" or wide.shape[1] * wide.shape[2] != heads:
-        return value
-    source = wide.node.inputs[0]
-    assert source is not None
-    if source.type.rank != 5 or source.shape[2] != 1 or source.shape[1] != wide.shape[1]:
-        return value
-    inner = source.node
-    if inner is not None and inner.op == "reshape" and inner.inputs[0] is not None:
-        narrow = inner.inputs[0]
-        if narrow.shape == (source.shape[0], source.shape[1], *source.shape[3:]):
-            return narrow
-    return value
-
-
-def causal_offset(graph: Graph, mask: Value) -> Dim | None:
-    """``offset`` where a bool mask is ``key <= query + offset`` and nothing else; None if it is not."""
-    node = _through(mask, "expand", "reshape").node
-    if node is None or node.op not in ("le", "lt", "ge", "gt"):
-        return None
-    left, right = node.inputs
-    assert left is not None and right is not None
-    if node.op in ("ge", "gt"):
-        left, right = right, left
-    low, high = sequence(graph, left), sequence(graph, right)
-    if low is None or high is None or low.step != 1 or high.step != 1:
-        return None
-    rank = node.output.type.rank
-    key_axis, query_axis = rank - left.type.rank + low.axis, rank - right.type.rank + high.axis
-    if (key_axis, query_axis) != (rank - 1, rank - 2):
-        return None
-    strict = 1 if node.op in ("lt", "gt") else 0
-    return high.start - low.start - strict
-
-
-def conjuncts(mask: Value) -> list[Value]:
-    """The parts of a bool mask that all have to hold."""
-    inner = _through(mask, "expand")
-    node = inner.node
-    if node is not None and node.op in ("logical_and", "bitwise_and"):
-        return [part for v in node.operands for part in conjuncts(v)]
-    return [mask]
+    product: Node
+    shapes: tuple[tuple[Dim, ...], ...] = ()
+    zero: bool = False
 
 
 @dataclass(frozen=True)
@@ -226,7 +52,7 @@ class RecognizeAttention:
     """Make one ``attention`` op of softmax(q @ k.T * scale + mask) @ v, and causal masks an attribute of it."""
 
     name: ClassVar[str] = "attention"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         found = 0
@@ -234,8 +60,11 @@ class RecognizeAttention:
             if node.op != "softmax" or node._graph is None:
                 continue
             context.at(node)
-            readers = _products(node.output, set(graph.outputs))
+            readers = _readers(graph, node.output, node)
             if not readers:
+                if any(n.op == "matmul" for n in node.output.users):
+                    reason = "its weights are an output of the model or read by something else too"
+                    context.note(f"a softmax that looks like attention stays apart: {reason}", node, kind="miss")
                 continue
             try:
                 self._rewrite(graph, node, readers)
@@ -243,71 +72,77 @@ class RecognizeAttention:
             except NoAttentionError as reason:
                 context.note(f"a softmax that looks like attention stays apart: {reason}", node, kind="miss")
         graph.sweep()
-        masks = sum(self._split_mask(graph, n) for n in list(graph.nodes) if n.op == "attention")
-        masks += sum(self._share_heads(graph, n) for n in list(graph.nodes) if n.op == "attention")
+        changed = 0
+        for settle in (self._absorb_scale, self._select, self._split_mask, self._share_heads, self._settle_empty_rows):
+            changed += sum(settle(graph, n) for n in list(graph.nodes) if n.op == "attention")
         if found:
             context.note(f"{found} decomposed attention{'s' if found > 1 else ''} became one op each")
         graph.sweep()
-        return PassResult(bool(found or masks))
+        return PassResult(bool(found or changed))
 
-    def _rewrite(self, graph: Graph, softmax: Node, readers: list[Node]) -> None:
+    def _rewrite(self, graph: Graph, softmax: Node, readers: list[Reader]) -> None:
         x = softmax.inputs[0]
         assert x is not None
         rank = x.type.rank
-        if softmax.attrs["axis"] % rank != rank - 1:
+        if rank < 2 or softmax.attrs["axis"] % rank != rank - 1:
             raise NoAttentionError("the softmax is not over the keys")
-        if rank not in (3, 4):
-            raise NoAttentionError(f"the scores have rank {rank}")
-        scores = _scores(graph, x, [], [], 1.0)
-        for product in readers:
-            v = product.inputs[1]
+        scores = scores_of(graph, x)
+        for reader in readers:
+            v = reader.product.inputs[1]
             assert v is not None
-            if v.type.rank != rank or scores.q.type.rank != rank or scores.k.type.rank != rank:
-                raise NoAttentionError("q, k and v differ in rank")
-            if not scores.q.dtype == scores.k.dtype == v.dtype == product.output.dtype:
+            q, k, v = _narrow(scores.q, scores.k, v)
+            if not q.dtype == k.dtype == v.dtype == reader.product.output.dtype:
                 raise NoAttentionError("q, k and v differ in element type")
-            self._insert(graph, product, scores, v)
+            self._insert(graph, reader, Scores(q, k, scores.scale, scores.parts, scores.shapes), v)
 
-    def _insert(self, graph: Graph, product: Node, scores: Scores, v: Value) -> None:
+    def _insert(self, graph: Graph, reader: Reader, scores: Scores, v: Value) -> None:
+        product = reader.product
         sources = tuple(dict.fromkeys(s for n in (product, scores.q.node, scores.k.node) if n for s in n.sources))
-        q, k = scores.q, scores.k
-        rank = q.type.rank
-
-        def four(value: Value) -> Value:
-            if value.type.rank == 4:
-                return value
-            shape = (1,) * (4 - value.type.rank) + value.shape
-            if value.type.rank == 3 and value in (q, k, v):  # [batch * heads, sequence, head]: heads are batches of one
-                shape = (value.shape[0], 1, *value.shape[1:])
-            return graph.derive(product, "reshape", [value], {"shape": shape})
-
-        def mask_of(value: Value) -> Value:
-            if rank == 4:
-                return four(value)
-            shape = (1,) * (3 - value.type.rank) + value.shape
-            return graph.derive(product, "reshape", [value], {"shape": (shape[0], 1, *shape[1:])})
-
-        mask: Value | None = None
-        for seen in scores.visible:
-            part = mask_of(seen)
-            mask = part if mask is None else graph.derive(product, "logical_and", [mask, part])
-        if scores.masks:
-            if mask is not None:
-                raise NoAttentionError("one mask is added and another one selects")
-            for added in scores.masks:
-                f32 = added.dtype is DType.f32
-                wide = added if f32 else graph.derive(product, "cast", [added], {"dtype": DType.f32})
-                part = mask_of(wide)
-                mask = part if mask is None else graph.derive(product, "add", [mask, part])
-        inputs = [four(q), four(k), four(v), *([mask] if mask is not None else [])]
+        lead = batch_and_heads(scores, v, list(reader.shapes))
+        asked = scores.shapes[-1]  # as the product of q and k had it
+        weights = (reader.shapes or scores.shapes[:1])[-1]
+        q = _whole(graph, product, to_rank_4(graph, product, scores.q, (*asked[:-1], 1), lead), lead, (0, 1))
+        k = to_rank_4(graph, product, scores.k, (*asked[:-2], 1, 1), lead, shared_heads=True)
+        v = to_rank_4(graph, product, v, (*weights[:-2], 1, 1), lead, shared_heads=True)
+        k, v = (_whole(graph, product, x, lead, (0,) if k.shape[1] == v.shape[1] else (0, 1)) for x in (k, v))
+        mask, empty = combined(graph, product, scores.parts, lead)
+        attrs = {"scale": scores.scale, "empty_row": "zero" if reader.zero else empty}
         made = graph.insert(
-            "attention", inputs, {"scale": scores.scale}, before=product, name=product.name, location=product.location,
-            sources=sources,
+            "attention", [q, k, v, *([mask] if mask is not None else [])], attrs, before=product, name=product.name,
+            location=product.location, sources=sources,
         )  # fmt: skip
         out = made.output
         if out.shape != product.output.shape:
             out = graph.derive(product, "reshape", [out], {"shape": product.output.shape})
         graph.replace(product.output, out)
+
+    # -- what any attention op can be told more plainly -----------------------------------------------------------------
+    def _renew(self, graph: Graph, node: Node, inputs: list[Value | None], **attrs: object) -> int:
+        """Put an attention with other operands and attributes in the place of ``node``."""
+        new = graph.derive(node, "attention", inputs, {**node.attrs, **attrs}, hint=node.output.name)
+        graph.replace(node.output, new)
+        graph.erase(node)
+        return 1
+
+    def _absorb_scale(self, graph: Graph, node: Node) -> int:
+        """A number that multiplies q or k goes into the scale."""
+        q, k = node.inputs[:2]
+        assert q is not None and k is not None
+        (q, early), (k, late) = unscaled(graph, q, node), unscaled(graph, k, node)
+        if early * late == 1.0:
+            return 0
+        return self._renew(graph, node, [q, k, *node.inputs[2:]], scale=node.attrs["scale"] * early * late)
+
+    def _select(self, graph: Graph, node: Node) -> int:
+        """A float mask of zeros and a number that swallows any score is a bool mask."""
+        mask = node.inputs[3] if len(node.inputs) > 3 else None
+        if mask is None or mask.dtype is DType.bool:
+            return 0
+        found = selection(graph, mask, node)
+        if found is None or (found[1] > ABSORBING) or (node.attrs["causal"] and found[1] != -float("inf")):
+            return 0
+        empty = node.attrs["empty_row"] if found[1] == -float("inf") else "mean"
+        return self._renew(graph, node, [*node.inputs[:3], found[0]], empty_row=empty)
 
     def _split_mask(self, graph: Graph, node: Node) -> int:
         """Take a causal part out of a bool mask and make it an attribute."""
@@ -328,10 +163,7 @@ class RecognizeAttention:
         for part in rest:
             joined = part if joined is None else graph.derive(node, "logical_and", [joined, part])
         inputs = [*node.inputs[:3], *([joined] if joined is not None else [])]
-        attrs = {**node.attrs, "causal": True, "causal_offset": offset}
-        graph.replace(node.output, graph.derive(node, "attention", inputs, attrs, hint=node.output.name))
-        graph.erase(node)
-        return 1
+        return self._renew(graph, node, inputs, causal=True, causal_offset=offset)
 
     def _share_heads(self, graph: Graph, node: Node) -> int:
         """Read k and v in front of the repeat that grouped-query attention was given."""
@@ -340,25 +172,96 @@ class RecognizeAttention:
         narrow = [_ungrouped(x, q.shape[1]) for x in (k, v)]
         if narrow[0] is k or narrow[1] is v or narrow[0].shape[1] != narrow[1].shape[1]:
             return 0
-        shared = graph.derive(node, "attention", [q, *narrow, *node.inputs[3:]], node.attrs, hint=node.output.name)
-        graph.replace(node.output, shared)
-        graph.erase(node)
-        return 1
+        return self._renew(graph, node, [q, *narrow, *node.inputs[3:]])
+
+    def _settle_empty_rows(self, graph: Graph, node: Node) -> int:
+        """Where every row sees a key, what an empty one would give is of no account: one spelling for it."""
+        k = node.inputs[1]
+        assert k is not None
+        masked = len(node.inputs) > 3 and node.inputs[3] is not None
+        if node.attrs["empty_row"] == "nan" or masked or dims.bounds(k.shape[2], graph.bounds)[0] < 1:
+            return 0
+        if node.attrs["causal"] and not sees_a_key(graph, node.attrs["causal_offset"]):
+            return 0
+        return self._renew(graph, node, node.inputs, empty_row="nan")
 
 
-def _products(weights: Value, outputs: set[Value]) -> list[Node]:
-    """The matrix products whose first factor is the softmax (through casts); empty if anything else reads it."""
-    found: list[Node] = []
-    if weights in outputs:
+def _readers(graph: Graph, weights: Value, softmax: Node, shapes: tuple[tuple[Dim, ...], ...] = (),
+             zero: bool = False) -> list[Reader]:  # fmt: skip
+    """The matrix products whose first factor is the softmax, through casts and reshapes; empty if anything else reads it."""
+    found: list[Reader] = []
+    if weights in graph.outputs:
         return []
     for user in weights.users:
+        deeper: list[Reader] = []
         if user.op == "cast" and user.output.dtype.is_float:
-            deeper = _products(user.output, outputs)
-            if not deeper:
-                return []
-            found.extend(deeper)
+            deeper = _readers(graph, user.output, softmax, shapes, zero)
+        elif user.op == "reshape" and user.output.type.rank >= 2 and user.output.shape[-2:] == weights.shape[-2:]:
+            deeper = _readers(graph, user.output, softmax, (*shapes, user.output.shape), zero)
+        elif user.op == "where" and _zeroes_empty_rows(graph, user, weights, softmax):
+            deeper = _readers(graph, user.output, softmax, shapes, True)
         elif user.op == "matmul" and user.inputs[0] is weights and user.inputs[1] is not weights:
-            found.append(user)
-        else:
+            deeper = [Reader(user, shapes, zero)]
+        if not deeper:
             return []
+        found.extend(deeper)
     return found
+
+
+def _zeroes_empty_rows(graph: Graph, node: Node, weights: Value, softmax: Node) -> bool:
+    """Whether ``node`` is ``where(all(x == -inf), 0, softmax(x))``, torch's safe softmax."""
+    condition, zero, kept = node.inputs
+    if kept is not weights or uniform(graph, zero) != 0 or condition is None or condition.node is None:
+        return False
+    every = condition.node
+    if every.op != "reduce_all" or [a % softmax.output.type.rank for a in every.attrs["axes"]] != [weights.type.rank - 1]:
+        return False
+    hidden = every.inputs[0].node if every.inputs[0] is not None else None
+    if hidden is None or hidden.op != "eq" or hidden.inputs[0] is not softmax.inputs[0]:
+        return False
+    return uniform(graph, hidden.inputs[1]) == -float("inf")
+
+
+def _narrow(q: Value, k: Value, v: Value) -> tuple[Value, Value, Value]:
+    """q and k in front of the casts that widen them for the product, which is summed in f32 anyway."""
+    nodes = [x.node for x in (q, k)]
+    inner = [n.inputs[0] if n is not None and n.op == "cast" else None for n in nodes]
+    if v.dtype in (DType.bf16, DType.f16) and all(x is not None and x.dtype is v.dtype for x in inner):
+        return inner[0], inner[1], v  # type: ignore[return-value]
+    return q, k, v
+
+
+def _whole(graph: Graph, before: Node, value: Value, lead: tuple[Dim, Dim], axes: tuple[int, ...]) -> Value:
+    """``value`` with the given leading axes as long as those of the scores."""
+    shape = tuple(lead[i] if i in axes else d for i, d in enumerate(value.shape))
+    return value if shape == value.shape else graph.derive(before, "expand", [value], {"shape": shape})
+
+
+def _ungrouped(value: Value, heads: Dim) -> Value:
+    """k or v in front of the repeat that gives every query head a copy of its own (GQA)."""
+    node = value.node
+    if node is None or value.type.rank != 4 or node.inputs[:1] == [None]:
+        return value
+    if node.op == "expand":  # one head for all
+        narrow = node.inputs[0]
+        assert narrow is not None
+        same = narrow.type.rank == 4 and narrow.shape[1] == 1 and (narrow.shape[0], *narrow.shape[2:]) == (
+            value.shape[0], *value.shape[2:]
+        )  # fmt: skip
+        return narrow if same else value
+    if node.op != "reshape":
+        return value
+    wide = node.inputs[0]
+    assert wide is not None
+    if wide.type.rank != 5 or wide.node is None or wide.node.op != "expand" or wide.shape[1] * wide.shape[2] != heads:
+        return value
+    source = wide.node.inputs[0]
+    assert source is not None
+    if source.type.rank != 5 or source.shape[2] != 1 or source.shape[1] != wide.shape[1]:
+        return value
+    inner = source.node
+    if inner is not None and inner.op == "reshape" and inner.inputs[0] is not None:
+        narrow = inner.inputs[0]
+        if narrow.shape == (source.shape[0], source.shape[1], *source.shape[3:]):
+            return narrow
+    return value

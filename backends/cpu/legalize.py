@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import product as cartesian
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -14,41 +13,10 @@ from ...compiler.errors import LoweringError
 from ...compiler.graph import Graph, Node, Value
 from ...compiler.ops import REDUCTIONS
 from ...compiler.pass_protocol import PassContext, PassResult
-from ...compiler.types import DType, bf16_to_float
-
-
-class Builder:
-    """Inserts nodes in front of one node, in its name."""
-
-    def __init__(self, graph: Graph, node: Node) -> None:
-        self.graph = graph
-        self.at = node
-
-    def __call__(self, op: str, *inputs: Value | None, **attrs: Any) -> Value:
-        node = self.at
-        new = self.graph.insert(
-            op, inputs, attrs, before=node, name=node.name, location=node.location, sources=node.sources
-        )
-        return new.outputs[0]
-
-    def constant(self, array: np.ndarray, name: str, dtype: DType | None = None) -> Value:
-        return self.graph.add_constant(array, name, dtype, before=self.at)
-
-    def full(self, number: float | int | bool | Dim, like: Value, shape: Sequence[Dim] = ()) -> Value:
-        return self("full", value=number, shape=tuple(shape), dtype=like.dtype)
-
-    def last(self, x: Value, axis: int) -> tuple[Value, tuple[int, ...]]:
-        """``x`` with ``axis`` moved to the end, and the permutation that moves it back."""
-        rank = x.type.rank
-        axis %= rank
-        if axis == rank - 1:
-            return x, tuple(range(rank))
-        perm = (*(a for a in range(rank) if a != axis), axis)
-        return self("transpose", x, perm=perm), tuple(perm.index(a) for a in range(rank))
-
-    def back(self, x: Value, perm: tuple[int, ...]) -> Value:
-        return x if perm == tuple(range(len(perm))) else self("transpose", x, perm=perm)
-
+from ...compiler.types import DType
+from .builder import Builder
+from .custom_ops import cpp_op, widen
+from .legalize_spatial import LEGAL_SPATIAL
 
 Legal = Callable[[Builder, Node], "Value | None"]
 
@@ -119,17 +87,19 @@ def _batch_norm(b: Builder, node: Node) -> Value:
     return b("add", b("mul", x, b("reshape", scale, shape=spread)), b("reshape", shift, shape=spread))
 
 
-def _cumsum(b: Builder, node: Node) -> Value:
-    """out[i] = sum of x[j] over j <= i: a masked reduction, quadratic in the length of the axis."""
-    x = node.inputs[0]
-    assert x is not None
-    moved, perm = b.last(x, node.attrs["axis"])
-    length = moved.shape[-1]
-    steps = b("arange", end=length)
-    seen = b("le", steps, b("reshape", steps, shape=(length, 1)))
-    wide = b("where", seen, b("reshape", moved, shape=(*moved.shape[:-1], 1, length)), b.full(0, x))
-    total = b("reduce_sum", wide, axes=(wide.type.rank - 1,), keepdim=True)
-    return b.back(b("reshape", total, shape=moved.shape), perm)
+def _scatter(b: Builder, node: Node) -> Value | None:
+    """Slices are written along the middle axis of three, at one row of ids."""
+    x, ids, source = node.inputs
+    assert x is not None and ids is not None and source is not None
+    axis = node.attrs["axis"] % x.type.rank
+    if x.type.rank == 3 and axis == 1 and ids.type.rank == 1:
+        return None
+    outer, rows, inner = product(x.shape[:axis]), x.shape[axis], product(x.shape[axis + 1 :])
+    count = product(ids.shape)
+    lined = b("reshape", source, shape=(outer, count, inner))
+    written = b("scatter", b("reshape", x, shape=(outer, rows, inner)), b("reshape", ids, shape=(count,)), lined,
+                axis=1, reduce=node.attrs["reduce"])  # fmt: skip
+    return b("reshape", written, shape=x.shape)
 
 
 def _arg_reduce(b: Builder, node: Node) -> Value:
@@ -235,9 +205,12 @@ def _plain_attention(b: Builder, node: Node, q: Value, k: Value, v: Value, mask:
     if visible is not None:
         scores = b("where", visible, scores, b.full(-float("inf"), scores))
     weights = b("softmax", scores, axis=-1)
-    if visible is not None and node.attrs["empty_row"] == "zero":
+    if visible is not None and node.attrs["empty_row"] != "nan":
         seen = b("reduce_any", visible, axes=(visible.type.rank - 1,), keepdim=True)
-        weights = b("where", seen, weights, b.full(0.0, weights))
+        instead = b.full(0.0, weights)
+        if node.attrs["empty_row"] == "mean":
+            instead = b("div", b.full(1.0, weights), b("cast", b("full", value=k.shape[2], shape=(), dtype=DType.i64), dtype=weights.dtype))
+        weights = b("where", seen, weights, instead)
     return _as_type(b, b("matmul", weights, v), node.output.dtype)
 
 
@@ -249,113 +222,6 @@ def _repeat_heads(b: Builder, x: Value, heads: Dim) -> Value:
     apart = b("reshape", x, shape=(batch, shared, 1, *rest))
     wide = b("expand", apart, shape=(batch, shared, floordiv(heads, shared), *rest))
     return b("reshape", wide, shape=(batch, heads, *rest))
-
-
-# -- convolution and pooling ----------------------------------------------------------------------------------------------
-def _windows(
-    b: Builder, x: Value, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], sizes: Sequence[Dim]
-) -> list[Value]:
-    """For every kernel position, the elements of ``x`` it meets: a strided slice per spatial axis."""
-    found = []
-    for at in cartesian(*(range(k) for k in kernel)):
-        piece = x
-        for axis, (offset, step, spread, size) in enumerate(zip(at, stride, dilation, sizes, strict=True), start=2):
-            start = offset * spread
-            piece = b("slice", piece, axis=axis, start=start, end=start + step * (size - 1) + 1, step=step)
-        found.append(piece)
-    return found
-
-
-def _padded(b: Builder, x: Value, padding: Sequence[int], value: float = 0.0) -> Value:
-    if not any(padding):
-        return x
-    amounts = (0, 0, *padding)
-    return b("pad", x, low=amounts, high=amounts, value=value)
-
-
-def _conv(b: Builder, node: Node) -> Value:
-    """Patches as rows of a linear; depthwise as a sum of scaled windows; groups one after the other."""
-    x, w, *rest = node.inputs
-    assert x is not None and w is not None
-    array = b.graph.array(w)
-    if array is None:
-        raise LoweringError(f"the kernel of the convolution {node.name} is computed at run time")
-    depthwise = (
-        node.attrs["groups"] != 1 and array.shape[1] == 1 and node.attrs["groups"] == array.shape[0] == x.shape[1]
-    )
-    if x.dtype is DType.f16 or (x.dtype is DType.bf16 and depthwise):  # sums in f32, one rounding
-        wide = b.constant(bf16_to_float(array) if x.dtype is DType.bf16 else array.astype(np.float32), w.name)
-        rest = [v if v is None else _as_type(b, v, DType.f32) for v in rest]
-        y = b("conv", b("cast", x, dtype=DType.f32), wide, *rest, **{**node.attrs, "out_dtype": None})
-        return _as_type(b, y, node.output.dtype)
-    bias = rest[0] if rest else None
-    stride, padding, dilation, groups = (node.attrs[a] for a in ("stride", "padding", "dilation", "groups"))
-    kernel, sizes = array.shape[2:], node.output.shape[2:]
-    if groups == 1:
-        return _dense_conv(b, node, x, array, bias)
-    if depthwise:
-        total: Value | None = None
-        for at, window in enumerate(_windows(b, _padded(b, x, padding), kernel, stride, dilation, sizes)):
-            scale = np.ascontiguousarray(array.reshape(groups, -1)[:, at]).reshape(groups, *(1 for _ in kernel))
-            term = b("mul", window, b.constant(scale, f"{w.name}.{at}", w.dtype))
-            total = term if total is None else b("add", total, term)
-        assert total is not None
-        if bias is not None:
-            total = b("add", total, b("reshape", bias, shape=(groups, *(1 for _ in kernel))))
-        return total
-    inputs, outputs, parts = array.shape[1], array.shape[0] // groups, []
-    for g in range(groups):
-        piece = b("slice", x, axis=1, start=g * inputs, end=(g + 1) * inputs)
-        shift = None if bias is None else b("slice", bias, axis=0, start=g * outputs, end=(g + 1) * outputs)
-        parts.append(_dense_conv(b, node, piece, array[g * outputs : (g + 1) * outputs], shift))
-    return b("concat", *parts, axis=1)
-
-
-def _dense_conv(b: Builder, node: Node, x: Value, array: np.ndarray, bias: Value | None) -> Value:
-    stride, padding, dilation = (node.attrs[a] for a in ("stride", "padding", "dilation"))
-    kernel, sizes, spatial = array.shape[2:], node.output.shape[2:], x.type.rank - 2
-    order = (0, *range(2, spatial + 2), 1)
-    w_dtype = DType.bf16 if array.dtype == np.uint16 else None
-    name = f"{node.name}.weight" if node.name else "conv.weight"
-    if all(k == 1 for k in kernel):
-        x = _padded(b, x, padding)
-        for axis, step in enumerate(stride, start=2):
-            if step != 1:
-                x = b("slice", x, axis=axis, start=0, end=step * (sizes[axis - 2] - 1) + 1, step=step)
-        rows = b("transpose", x, perm=order)
-        weight = array.reshape(array.shape[0], -1)
-    else:
-        windows = _windows(b, _padded(b, x, padding), kernel, stride, dilation, sizes)
-        rows = b("transpose", b("concat", *windows, axis=1), perm=order)
-        weight = np.moveaxis(array, 1, -1).reshape(array.shape[0], -1)
-    y = b(
-        "linear", rows, b.constant(np.ascontiguousarray(weight), name, w_dtype), bias, out_dtype=node.attrs["out_dtype"]
-    )
-    return b("transpose", y, perm=(0, spatial + 1, *range(1, spatial + 1)))
-
-
-def _pool(b: Builder, node: Node) -> Value:
-    x = node.inputs[0]
-    assert x is not None
-    kernel, stride, padding = (node.attrs[a] for a in ("kernel", "stride", "padding"))
-    dilation = node.attrs.get("dilation") or (1,) * len(kernel)
-    largest = node.op == "max_pool"
-    sizes = node.output.shape[2:]
-
-    def combine(values: Sequence[Value]) -> Value:
-        total = values[0]
-        for v in values[1:]:
-            total = b("maximum" if largest else "add", total, v)
-        return total
-
-    padded = _padded(b, x, padding, -float("inf") if largest else 0.0)
-    total = combine(_windows(b, padded, kernel, stride, dilation, sizes))
-    if largest:
-        return total
-    if not any(padding) or node.attrs["count_include_pad"]:
-        return b("div", total, b.full(float(np.prod(kernel)), x))
-    ones = _padded(b, b.full(1.0, x, (1, 1, *x.shape[2:])), padding)
-    return b("div", total, combine(_windows(b, ones, kernel, stride, dilation, sizes)))
 
 
 def _pad(b: Builder, node: Node) -> Value | None:
@@ -374,9 +240,8 @@ def _pad(b: Builder, node: Node) -> Value | None:
 
 LEGAL: dict[str, Legal] = {
     **dict.fromkeys(REDUCTIONS, _reduction), "softmax": _along_axis, "log_softmax": _along_axis, "layer_norm": _layer_norm,
-    "group_norm": _group_norm, "batch_norm": _batch_norm, "cumsum": _cumsum, "argmax": _arg_reduce, "argmin": _arg_reduce,
-    "matmul": _matmul, "linear": _linear, "attention": _attention, "conv": _conv, "max_pool": _pool, "avg_pool": _pool,
-    "pad": _pad,
+    "group_norm": _group_norm, "batch_norm": _batch_norm, "scatter": _scatter, "argmax": _arg_reduce, "argmin": _arg_reduce,
+    "matmul": _matmul, "linear": _linear, "attention": _attention, **LEGAL_SPATIAL, "pad": _pad,
 }  # fmt: skip
 
 
@@ -393,6 +258,8 @@ class Legalize:
         for node in work:
             rule = LEGAL.get(node.op)
             if rule is None:
+                own = cpp_op(node)
+                changed |= own is not None and widen(graph, node, own)
                 continue
             context.at(node)
             before = node._previous

@@ -32,7 +32,7 @@ SANITIZE = os.environ.get("PLANISH_TEST_SANITIZE") == "1"
 LEVELS = sorted({RUNNABLE[0], RUNNABLE[-1]}) if SANITIZE else RUNNABLE
 Compute = Literal["f32", "bf16"]
 Kind = Literal["none", "bias", "bool"]
-Empty = Literal["zero", "nan"]
+Empty = Literal["zero", "nan", "mean"]
 FINFO_MIN = float(np.finfo(np.float32).min)
 
 
@@ -56,6 +56,8 @@ SPECS: tuple[KernelSpec, ...] = (
     *(spec_of(compute, causal=True) for compute in ("f32", "bf16")),
     spec_of(mask="bool", causal=True),
     spec_of(mask="bool", empty="nan"),
+    spec_of(mask="bool", empty="mean"),
+    spec_of("bf16", d=3, dv=5, mask="bool", causal=True, empty="mean"),
 )
 if SANITIZE:
     SPECS = (
@@ -121,7 +123,7 @@ def reference(
         p = np.exp(scores - scores.max(-1, keepdims=True))
         p /= p.sum(-1, keepdims=True)
     empty = np.isneginf(scores).all(-1)
-    p[empty] = 0.0 if spec.empty_row == "zero" else np.nan
+    p[empty] = {"zero": 0.0, "nan": np.nan, "mean": 1.0 / max(s.sk, 1)}[spec.empty_row]
     with np.errstate(invalid="ignore"):
         return np.einsum("bhqk,bhkd->bhqd", p, v)
 
@@ -256,20 +258,25 @@ def test_causal_with_mask(isa: str) -> None:
 
 
 @pytest.mark.parametrize("isa", LEVELS)
-@pytest.mark.parametrize("empty", ["zero", "nan"])
+@pytest.mark.parametrize("empty", ["zero", "nan", "mean"])
 def test_rows_without_a_visible_key(isa: str, empty: Empty) -> None:
     s = Shape(2, 2, 2, 20, 12)
     mask = np.ones((2, 1, 20, 12), bool)
     mask[1, 0, 3] = mask[0, 0, 17] = False
     got = check(spec_of(mask="bool", empty=empty), s, isa, mask)
-    assert np.isnan(got[1, :, 3]).all() if empty == "nan" else (got[1, :, 3] == 0).all()
+    if empty != "mean":  # that is what `check` compares with
+        assert np.isnan(got[1, :, 3]).all() if empty == "nan" else (got[1, :, 3] == 0).all()
     nothing = np.zeros((2, 1, 1, 12), bool)
     nothing[0] = True
     got = check(spec_of(mask="bool", empty=empty), s, isa, nothing)
-    assert np.isnan(got[1]).all() if empty == "nan" else (got[1] == 0).all()
+    if empty != "mean":
+        assert np.isnan(got[1]).all() if empty == "nan" else (got[1] == 0).all()
     if empty == "zero":
         got = check(spec_of(causal=True), Shape(1, 2, 2, 20, 12, -3), isa)
         assert (got[:, :, :3] == 0).all()
+    if empty == "mean":
+        long = Shape(1, 2, 1, 20, 530, -3)  # more keys than are packed at once
+        check(spec_of("bf16", 3, 5, mask="bool", causal=True, empty="mean"), long, isa, np.ones((1, 1, 1, 530), bool))
 
 
 @pytest.mark.parametrize("isa", LEVELS)

@@ -64,6 +64,30 @@ SPELLINGS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "bmm": lambda q, k, v: torch.bmm(
         torch.softmax(torch.bmm(q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2)) * 0.3, -1), v.flatten(0, 1)
     ).view(B, H, S, D),
+    "bmm, split before the softmax": lambda q, k, v: torch.bmm(
+        torch.softmax(
+            torch.baddbmm(torch.zeros(1), q.flatten(0, 1), k.flatten(0, 1).mT, beta=0, alpha=0.3).view(B, H, S, T), -1
+        ).view(B * H, S, T),
+        v.flatten(0, 1),
+    ).view(B, H, S, D),
+    "einsum": lambda q, k, v: torch.einsum(
+        "bhqk,bhkd->bhqd", torch.softmax(torch.einsum("bhqd,bhkd->bhqk", q, k) * 0.3, -1), v
+    ),
+    "einsum, heads inside": lambda q, k, v: torch.einsum(
+        "bhqk,bkhd->bqhd",
+        torch.softmax(torch.einsum("bqhd,bkhd->bhqk", q.transpose(1, 2), k.transpose(1, 2)) * 0.3, -1),
+        v.transpose(1, 2),
+    ),
+    "scale in front of the heads": lambda q, k, v: torch.softmax(
+        (q.transpose(1, 2).reshape(B, S, H * D) * 0.3).view(B, S, H, D).transpose(1, 2) @ k.mT, -1
+    ) @ v,
+    "scale on both by its root": lambda q, k, v: torch.softmax((q * D**-0.25) @ (k.mT * D**-0.25), -1) @ v,
+    "softmax in f64": lambda q, k, v: torch.softmax((q @ k.mT * 0.3).double(), -1).float() @ v,
+    "dropout": lambda q, k, v: torch.nn.functional.dropout(torch.softmax(q @ k.mT * 0.3, -1), 0.1, False) @ v,
+    "windows": lambda q, k, v: (
+        torch.softmax((q @ k.mT * 0.3).view(1, B, H, S, T), -1).view(B, H, S, T) @ v
+    ),
+    "no batch": lambda q, k, v: torch.softmax(q[0, 0] @ k[0, 0].mT * 0.3, -1) @ v[0, 0],
     "sdpa": lambda q, k, v: torch.nn.functional.scaled_dot_product_attention(q, k, v),
 }
 
@@ -103,7 +127,8 @@ def test_masked_fill_with_a_huge_number_keeps_equal_weights_where_nothing_is_vis
         return torch.softmax((q @ k.mT * 0.3).masked_fill(~m, torch.finfo(torch.float32).min), -1) @ v
 
     graph, _ = recognised(fn, (*qkv(), seen))
-    assert the_attention(graph).inputs[3].dtype is DType.f32
+    node = the_attention(graph)
+    assert node.inputs[3].dtype is DType.bool and node.attrs["empty_row"] == "mean"
 
 
 def test_causal_mask_from_ranges_becomes_an_attribute() -> None:
@@ -160,12 +185,16 @@ def test_grouped_heads_are_read_once() -> None:
 NEAR_MISSES: dict[str, tuple[Callable[..., Any], str]] = {
     "the weights are an output": (lambda q, k, v: (lambda w: (w @ v, w))(torch.softmax(q @ k.mT, -1)), ""),
     "softmax over queries": (lambda q, k, v: torch.softmax(q @ k.mT, -2) @ v, "not over the keys"),
-    "scale behind the mask": (
-        lambda q, k, v: torch.softmax((q @ k.mT + k.sum(-1).unsqueeze(-2)) * 0.5, -1) @ v, "scale multiplies the mask",
-    ),
-    "scores of something else": (lambda q, k, v: torch.softmax(torch.tanh(q @ k.mT), -1) @ v, "come from tanh"),
+    "scores of something else": (lambda q, k, v: torch.softmax(torch.exp(q @ k.mT), -1) @ v, "come from exp"),
+    "capped scores": (lambda q, k, v: torch.softmax(50 * torch.tanh(q @ k.mT / 50), -1) @ v, "capped by tanh"),
     "a small number hides": (
-        lambda q, k, v: torch.softmax((q @ k.mT).masked_fill(k.sum(-1).unsqueeze(-2) > 0, -70000.0), -1) @ v,
+        lambda q, k, v: torch.softmax((q @ k.mT).masked_fill(k.sum(-1).unsqueeze(-2) > 0, -700.0), -1) @ v,
+        "does not hide them",
+    ),
+    "two numbers hide": (
+        lambda q, k, v: torch.softmax(
+            (q @ k.mT).masked_fill(k.sum(-1).unsqueeze(-2) > 0, -1e5).masked_fill(q.sum(-1, keepdim=True) > 1, -math.inf), -1
+        ) @ v,
         "does not absorb",
     ),
 }  # fmt: skip

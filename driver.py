@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .compiler.artifact.companions import beside
 from .compiler.artifact.provenance import hash_bytes, tool_versions
 from .compiler.artifact.writer import HostPart, Package, UnitPart
 from .compiler.errors import UsageError
@@ -42,11 +43,13 @@ class Artifact:
         package: what goes into the file.
         graph: the graph as it was lowered, for inspection.
         report: how the compilation went: ``notes`` of the passes, ``seconds`` per phase, ``unfused`` reasons.
+        companions: name -> file of what :meth:`save` puts beside it: tokenizer and preprocessor of a Hugging Face folder.
     """
 
     package: Package
     graph: Graph
     report: dict[str, Any] = field(default_factory=dict)
+    companions: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -59,12 +62,13 @@ class Artifact:
         return Plan.of(self.report["plan"]) if self.report.get("plan") else Plan()
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the artifact: whole or not at all.
+        """Write the artifact: whole or not at all; and ``model.tokenizer/`` beside ``model.planish`` if there are companions.
 
         Raises:
             PlanishError: it cannot be written there.
         """
-        self.package.save(path)
+        with beside(path, self.companions):
+            self.package.save(path)
 
     def load(self, threads: int | None = None, concurrency: int = 1) -> Model:
         """The model, running from a private temporary copy.
@@ -77,7 +81,7 @@ class Artifact:
         descriptor, path = tempfile.mkstemp(suffix=".planish")
         os.close(descriptor)
         try:
-            self.save(path)
+            self.package.save(path)
             return load(path, threads=threads, concurrency=concurrency)
         finally:
             os.unlink(path)  # the loaded model keeps the file open
@@ -149,6 +153,7 @@ def compile(
     kwargs: Mapping[str, Any] | None = None,
     *,
     dynamic_shapes: Any = None,
+    task: str | None = None,
     target: str | Target = "cpu",
     precision: Any = None,
     passes: Iterable[Any] = (),
@@ -161,11 +166,14 @@ def compile(
     """Compile a model into one file that runs without PyTorch.
 
     Args:
-        model: an ``nn.Module``, a ``torch.export.ExportedProgram``, or the path of a ``.pt2`` file.
+        model: an ``nn.Module``, a ``torch.export.ExportedProgram``, the path of a ``.pt2`` file, or that of a local Hugging Face
+            folder (config.json and safetensors), whose example inputs and dynamic shapes are derived where none are given.
         args, kwargs: example inputs as ``torch.export.export`` takes them; a lone tensor or mapping means the only
             argument or the keywords. They fix the shapes that ``dynamic_shapes`` leaves fixed, and int8 linears are smoothed on
             them, so make them typical.
         dynamic_shapes: torch.export's notation; every symbol ends with bounds.
+        task: what a Hugging Face folder is compiled for (``feature-extraction``, ``text-classification``, ...); None goes by the
+            architecture that its config.json names.
         target: ``cpu`` (this machine), ``cpu:portable``, ``cpu:avx2``, ``cpu:avx512-vnni``, ``cpu:avx512-bf16``.
         precision: None (f32), a name (``bf16``, ``w8a8-dynamic``), ``{glob of source names: name}``, a plan, or a TOML file.
         passes: extra passes and rules; ``planish.after("fuse", mine)`` says where, else they run in the slot ``custom``.
@@ -189,8 +197,18 @@ def compile(
     began = time.perf_counter()
     if progress is not None:
         progress("capturing the model", 0, 0)
+    from .compiler.capture.huggingface import is_folder, load_folder
     from .compiler.capture.torch_export import capture
 
+    companions: Mapping[str, Path] = {}
+    folder_notes: list[str] = []
+    if isinstance(model, (str, os.PathLike)) and is_folder(model):
+        folder = load_folder(model, task)
+        model, companions, folder_notes = folder.model, folder.companions, folder.notes
+        if not args and not kwargs:
+            kwargs, dynamic_shapes = folder.kwargs, dynamic_shapes or folder.dynamic_shapes
+    elif task is not None:
+        raise UsageError("a task is only for a Hugging Face folder", "leave it out")
     captured = capture(model, args, kwargs, dynamic_shapes=dynamic_shapes, debug=debug)
     took = {"capture": time.perf_counter() - began}
     calibration = [captured.examples] if captured.examples else []
@@ -200,7 +218,8 @@ def compile(
     )  # fmt: skip
     artifact = package(captured, built, plan, chosen, model, calibration)
     artifact.report["seconds"] = {**took, **built.seconds}
-    artifact.report["notes"] = [*captured.notes, *artifact.report["notes"]]
+    artifact.companions = companions
+    artifact.report["notes"] = [*folder_notes, *captured.notes, *artifact.report["notes"]]
     return artifact
 
 

@@ -14,7 +14,7 @@ import typer
 from .feed import Arrays, Signature, Sizes, by_name, from_file, made_up, resized, shown
 from .loading import open_model
 from .memory import measure as measure_memory
-from .options import ArtifactFile, Debug, Dims, Json, Threads, parse_dims
+from .options import ArtifactFile, Debug, Dims, Json, Task, Threads, parse_dims
 from .output import print_facts, print_heading, print_json, print_table, rate, seconds, size
 from .source import load_source
 from .timing import Times, interleaved
@@ -26,9 +26,10 @@ TOP_KERNELS = 12
 def bench(
     artifact: ArtifactFile,
     against: Annotated[
-        str | None, typer.Option("--against", metavar="FILE.py:callable", help="Time this beside it.")
+        str | None, typer.Option("--against", metavar="MODEL", help="Time this source beside it.")
     ] = None,
     input: Annotated[Path | None, typer.Option("--input", "-i", metavar="IN.npz", help="Inputs to use.")] = None,
+    task: Task = None,
     dims: Dims = None,
     threads: Threads = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Calls at once, for the throughput.")] = 1,
@@ -40,7 +41,7 @@ def bench(
 
     Percentiles, throughput, peak memory; for each kernel its time, operations, bytes and share of the machine's limit.
     """
-    source = load_source(against) if against else None
+    source = load_source(against, task) if against else None
     load = os.getloadavg()[0]
     with open_model(artifact, threads, concurrency) as model:
         signature = Signature.of(model.manifest)

@@ -10,17 +10,18 @@ from typing import Annotated, Any
 
 import typer
 
+from ..compiler.artifact.companions import check_beside, folder_beside
 from ..compiler.errors import UsageError
-from .extra import load_pass
+from .extra import load_ops, load_pass
 from .needs import runs_on
-from .options import Debug, Json, parse_precision
+from .options import Debug, Json, Model, Task, parse_precision
 from .output import print_facts, print_heading, print_json, print_table, quoted, seconds, size
 from .result import Measured, measure_result
-from .source import load_source
+from .source import Source, load_source
 
 
 def compile_model(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="FILE.py:callable or FILE.pt2.")],
+    model: Model,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="X.planish", help="The file to write (default: in this folder)."),
@@ -31,12 +32,17 @@ def compile_model(
             "--precision", "-p", metavar="[GLOB=]PRECISION", help="f32, bf16 or w8a8-dynamic; for all or for some."
         ),
     ] = None,
+    task: Task = None,
     target: Annotated[str, typer.Option("--target", help="What to compile for; planish targets lists them.")] = "cpu",
     extra: Annotated[
         list[str] | None,
         typer.Option(
             "--pass", metavar="PASS[@after=NAME]", help="One more pass: FILE.py:Class, or name{option=value}."
         ),
+    ] = None,
+    ops: Annotated[
+        list[str] | None,
+        typer.Option("--ops", metavar="FILE.py", help="A file or module that registers custom ops of the model."),
     ] = None,
     pipeline: Annotated[
         str | None, typer.Option("--pipeline", metavar="TEXT", help="Passes in place of the usual ones.")
@@ -53,15 +59,22 @@ def compile_model(
 ) -> None:
     """Compile a model into one file that runs without PyTorch.
 
-    The callable returns (module, args[, kwargs[, dynamic_shapes]]).
+    The callable returns (module, args[, kwargs[, dynamic_shapes]]). For a folder, inputs and bounds are derived and printed,
+    and its tokenizer is copied to X.tokenizer beside X.planish. Nothing is downloaded.
     """
     plan = parse_precision(precision or ())
     passes = [load_pass(text, target) for text in extra or ()]
     if output is not None:
         check_output(output)
-    source = load_source(model)
+    source = load_source(model, task)
+    for text in ops or ():  # behind the model's file, whose folder is on the path now
+        load_ops(text)
     path = output or Path(f"{source.name}.planish")
     check_output(path)
+    check_beside(path, source.companions)
+    if source.facts and not json:
+        print_heading(f"{source.text} as it is compiled")
+        print_facts(source.facts)
 
     from ..driver import compile as compile_source
 
@@ -81,6 +94,7 @@ def compile_model(
             progress=report,
             debug=debug,
         )
+        artifact.companions = source.companions
         artifact.save(path)
     took = time.perf_counter() - start
     result = measure_result(path, source) if measure else None
@@ -90,6 +104,8 @@ def compile_model(
                 "artifact": str(path),
                 "seconds": took,
                 "bytes": path.stat().st_size,
+                "folder": source.derived,
+                "companions": str(folder_beside(path)) if source.companions else None,
                 "manifest": artifact.manifest,
                 "report": artifact.report,
                 "measured": result.as_dict() if result else None,
@@ -97,7 +113,7 @@ def compile_model(
             }
         )
         return
-    show(path, artifact, took, result, source.text, dump)
+    show(path, artifact, took, result, source, dump)
 
 
 def check_output(path: Path) -> None:
@@ -110,7 +126,7 @@ def check_output(path: Path) -> None:
         raise UsageError(f"there is no folder {str(path.resolve().parent)!r} to write {path.name} to", "make it first")
 
 
-def show(path: Path, artifact: Any, took: float, result: Measured | None, source: str, dump: Path | None) -> None:
+def show(path: Path, artifact: Any, took: float, result: Measured | None, source: Source, dump: Path | None) -> None:
     """What came of it: speed, size, quality, where it runs, and the next command."""
     print_heading(f"{path} compiled in {seconds(took)}")
     facts: list[tuple[str, str]] = []
@@ -128,7 +144,10 @@ def show(path: Path, artifact: Any, took: float, result: Measured | None, source
     facts += [("warning", str(note)) for note in notes[:5]]
     if dump is not None:
         facts.append(("dump", f"the graph after each pass is in {dump}"))
-    facts.append(("next", f"planish verify {quoted(path)} --against {quoted(source)}"))
+    if source.companions:
+        facts.append(("beside it", f"{folder_beside(path)} with {', '.join(source.companions)}"))
+    task = f" --task {source.task}" if source.task else ""
+    facts.append(("next", f"planish verify {quoted(path)} --against {quoted(source.text)}{task}"))
     print_facts(facts)
     missed = [note for note in artifact.report.get("notes", ()) if _kind(note) == "miss"]
     if missed:

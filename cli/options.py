@@ -16,6 +16,13 @@ Threads = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads to use (default: what the process may use).")
 ]
 ArtifactFile = Annotated[Path, typer.Argument(metavar="X.planish", help="A compiled model.")]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="FILE.py:callable, FILE.pt2 or a local Hugging Face folder.")
+]
+Task = Annotated[
+    str | None,
+    typer.Option("--task", metavar="TASK", help="What a Hugging Face folder is for (default: by its architecture)."),
+]
 Dims = Annotated[
     list[str] | None,
     typer.Option("--dims", metavar="NAME=N,...", help="Sizes of the dynamic dimensions, for example batch=1,seq=128."),

@@ -1,4 +1,4 @@
-"""Where a model comes from: ``FILE.py:callable`` or ``FILE.pt2``; and a class from ``FILE.py:Class``."""
+"""Where a model comes from: ``FILE.py:callable``, ``FILE.pt2`` or a Hugging Face folder; and a class from ``FILE.py:Class``."""
 
 from __future__ import annotations
 
@@ -30,6 +30,9 @@ class Source:
         dynamic_shapes: in torch.export's notation, or None.
         name: short name, the stem of a default file name.
         text: what was typed.
+        companions: name -> file of what goes beside the artifact.
+        facts: what was derived from a folder, to be told; the same as data in ``derived``.
+        task: the task asked for, or None.
     """
 
     model: Any
@@ -38,6 +41,10 @@ class Source:
     dynamic_shapes: Any = None
     name: str = "model"
     text: str = field(default="", compare=False)
+    companions: Mapping[str, Path] = field(default_factory=dict)
+    facts: tuple[tuple[str, str], ...] = ()
+    derived: Mapping[str, Any] | None = None
+    task: str | None = None
 
     def eager(self) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         """The model as something to call with PyTorch, with its positional and keyword arguments."""
@@ -60,20 +67,36 @@ class Source:
         return model, tuple(args), dict(kwargs)
 
 
-def load_source(text: str) -> Source:
-    """Read ``FILE.py:callable`` or ``FILE.pt2``.
+def load_source(text: str, task: str | None = None) -> Source:
+    """Read ``FILE.py:callable``, ``FILE.pt2`` or a local Hugging Face folder.
+
+    Args:
+        text: what was typed.
+        task: what a folder is compiled for; None goes by its architecture.
 
     Raises:
         UsageError: not of this form, no such file, no such callable, or it returns something else.
-        PlanishError: the file cannot be imported or the callable raises.
+        PlanishError: the file cannot be imported, the callable raises, or folder or file hold no model that can be read.
     """
-    if text.endswith(".pt2"):
-        path = Path(text)
-        if not path.is_file():
-            raise UsageError(f"there is no file {text!r}", _near_file(path))
-        return Source(path, name=path.stem, text=text)
+    path = Path(text)
+    if path.is_dir():
+        return _folder(path, text, task)
+    if task is not None:
+        raise UsageError("--task is for a Hugging Face folder", "leave it out")
     if text.endswith(".planish"):
         raise UsageError(f"{text!r} is a compiled model already", f"planish inspect {text}")
+    if path.suffix in MODEL_FILES or (path.is_file() and path.suffix != ".py"):
+        if not path.is_file():
+            raise UsageError(f"there is no file {text!r}", _near_file(path))
+        from ..compiler.capture.files import refuse_file
+
+        refuse_file(path)
+        return Source(path, name=path.stem, text=text)
+    if ":" not in text and not text.endswith(".py") and ("/" in text or not path.suffix):
+        raise UsageError(
+            f"there is no folder {text!r}, and nothing is downloaded",
+            "give FILE.py:callable, FILE.pt2, or a folder with config.json and model.safetensors",
+        )
     path, name = split(text)
     function = attribute(import_file(path), name, path)
     if not callable(function):
@@ -81,6 +104,29 @@ def load_source(text: str) -> Source:
             f"{name!r} in {path} is a {type(function).__name__}, not a callable", f"it must return {RETURNS}"
         )
     return _checked(_call(function, text), text, path, name)
+
+
+#: Files that are read, or refused with a reason of their own, even where they are not there.
+MODEL_FILES = (".pt2", ".onnx", ".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".gguf", ".h5", ".tflite")
+
+
+def _folder(path: Path, text: str, task: str | None) -> Source:
+    from ..compiler.capture.huggingface import load_folder
+
+    found = load_folder(path, task)
+    derived = {
+        "model": type(found.model).__name__,
+        "task": found.task,
+        "inputs": [
+            {"name": i.name, "dtype": i.dtype, "shape": list(i.shape), "origin": i.origin,
+             "bounds": {name: list(bound) for name, bound in i.bounds.items()}} for i in found.inputs
+        ],
+        "notes": found.notes,
+    }  # fmt: skip
+    return Source(
+        found.model, (), found.kwargs, found.dynamic_shapes, path.resolve().name, text, found.companions,
+        tuple(found.facts()), derived, task,
+    )  # fmt: skip
 
 
 def split(text: str) -> tuple[Path, str]:
@@ -96,7 +142,10 @@ def split(text: str) -> tuple[Path, str]:
             choices = _callables(path) if path.is_file() else []
             hint = f"for example {text}:{choices[0]}" if choices else f"write {text}:NAME"
             raise UsageError(f"{text!r} does not say which callable of the file returns the model", hint)
-        raise UsageError(f"{text!r} is no model: give FILE.py:callable or FILE.pt2", f"the callable returns {RETURNS}")
+        raise UsageError(
+            f"{text!r} is no model: give FILE.py:callable, FILE.pt2 or a Hugging Face folder",
+            f"the callable returns {RETURNS}",
+        )
     path = Path(file)
     if not path.is_file():
         raise UsageError(f"there is no file {file!r}", _near_file(path))

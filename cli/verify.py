@@ -12,7 +12,7 @@ from ..compiler.errors import PlanishError
 from .compare import Difference, compare
 from .feed import Arrays, Signature, Sizes, by_name, from_file, resized, shown, variants
 from .loading import open_model
-from .options import ArtifactFile, Debug, Dims, Json, Threads, parse_dims
+from .options import ArtifactFile, Debug, Dims, Json, Task, Threads, parse_dims
 from .output import print_facts, print_heading, print_json, print_table
 from .source import Source, load_source
 
@@ -31,10 +31,11 @@ class Case:
 
 def verify(
     artifact: ArtifactFile,
-    against: Annotated[str, typer.Option("--against", metavar="FILE.py:callable", help="The source to compare with.")],
+    against: Annotated[str, typer.Option("--against", metavar="MODEL", help="The source to compare with.")],
     input: Annotated[
         Path | None, typer.Option("--input", "-i", metavar="IN.npz", help="Other inputs than the source's.")
     ] = None,
+    task: Task = None,
     dims: Dims = None,
     min_cosine: Annotated[float | None, typer.Option(help="Bar: the least cosine of any row of an output.")] = None,
     max_relative: Annotated[
@@ -50,7 +51,7 @@ def verify(
     Prints numbers for each output, names the worst case, and exits with 3 if a bar is missed. The inputs are the
     source's example, also cut to other sizes of the dynamic dimensions.
     """
-    source = load_source(against)
+    source = load_source(against, task)
     with open_model(artifact, threads) as model:
         signature = Signature.of(model.manifest)
         example = by_name(signature, *source.eager()[1:]) if input is None else from_file(input)

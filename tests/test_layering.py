@@ -41,7 +41,8 @@ PLACES = {
     "jinja2": ("codegen/",),
     "typer": ("cli/",),
     "rich": ("cli/",),
-    "transformers": (),
+    "transformers": ("compiler/capture/",),
+    "huggingface_hub": ("compiler/capture/",),
 }
 
 RUNTIME_MAY_IMPORT = {"numpy", *sys.stdlib_module_names}

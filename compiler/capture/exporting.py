@@ -18,6 +18,8 @@ import torch
 from torch.export import ExportedProgram
 
 from ..errors import CaptureError
+from ..plugins import load_ops
+from .files import refuse_file, refuse_pickles
 from .locations import line_of_error
 
 
@@ -94,19 +96,15 @@ def load(path: Path, debug: bool = False) -> ExportedProgram:
     """
     if not path.is_file():
         raise CaptureError(f"there is no file {path}")
-    if not zipfile.is_zipfile(path):
-        raise CaptureError(f"{path} is no model", "a .pt2 file written by torch.export.save is expected")
+    refuse_file(path)
+    refuse_pickles(path)
     _register_outputs(path)
+    load_ops()  # torch reads a program only where the custom ops it uses are defined
     try:
         with quiet(debug):
             return torch.export.load(path)
     except Exception as error:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-        if any(n.endswith("data.pkl") for n in names):
-            hint = "it looks like a state_dict or a TorchScript file; torch.export.save writes what is expected"
-        else:
-            hint = f"torch says: {first_sentence(str(error))}"
+        hint = f"torch says: {first_sentence(str(error))}"
         raise CaptureError(f"{path} is no exported program", hint) from error
 
 

@@ -117,11 +117,14 @@ def test_a_neighbour_can_be_imported(tmp_path: Path) -> None:
         ("{folder}/nett.py:pair", "there is no file", "net.py"),
         ("{folder}/net.py", "does not say which callable", "net.py:pair"),
         ("{folder}/net.pt2", "there is no file", "net.py"),
-        ("{folder}", "is no model", "the callable returns"),
+        ("{folder}", "is no Hugging Face folder: it has no config.json", "FILE.py:callable"),
+        ("{folder}/absent", "there is no folder .* and nothing is downloaded", "FILE.py:callable"),
+        ("nobody/some-model", "there is no folder .* and nothing is downloaded", "model.safetensors"),
+        ("{folder}/net.py:", "is no model", "the callable returns"),
         ("x.planish", "is a compiled model already", "planish inspect"),
     ],
 )
 def test_a_path_that_is_no_model(file: Path, text: str, sentence: str, hint: str) -> None:
-    with pytest.raises(UsageError, match=sentence) as caught:
+    with pytest.raises(PlanishError, match=sentence) as caught:
         load_source(text.format(folder=file.parent))
     assert hint in (caught.value.hint or "")

@@ -11,7 +11,21 @@ from types import ModuleType
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..compiler.dims import Dim
-from .specs import ISA_LEVELS, AttentionSpec, KernelSpec, LinearSpec, MatmulSpec, RowProgram, digest
+from .specs import (
+    ISA_LEVELS,
+    AttentionSpec,
+    CustomSpec,
+    KernelSpec,
+    LinearSpec,
+    MatmulSpec,
+    RowProgram,
+    ScanSpec,
+    ScatterSpec,
+    SearchSpec,
+    SortSpec,
+    WindowSpec,
+    digest,
+)
 
 #: float32 lanes of one vector, by ISA level.
 LANES = {"portable": 4, "avx2": 8, "avx512-vnni": 16, "avx512-bf16": 16}
@@ -24,6 +38,12 @@ _RENDERERS: dict[type, str] = {
     LinearSpec: "linear",
     MatmulSpec: "matmul",
     AttentionSpec: "attention",
+    WindowSpec: "window",
+    CustomSpec: "custom",
+    ScanSpec: "scan",
+    SortSpec: "sort",
+    SearchSpec: "search",
+    ScatterSpec: "scatter",
 }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .dims import Dim, dim_min, floordiv, product
+from .dims import Dim, dim_min, divide_exactly, floordiv, product
 from .graph import Node
 from .ops_schema import REQUIRED, define, fail, type_of
 from .types import TensorType
@@ -45,11 +45,9 @@ def _conv(node: Node) -> list[TensorType]:
     channels, space = split_axes(node, x)
     if channels != w.shape[1] * node.attrs["groups"]:
         raise fail(node, f"x {x} has not {w.shape[1]} x {node.attrs['groups']} channels")
-    high = node.attrs["padding_high"] or (None,) * len(space)
-    sizes = [
-        conv_output(size, w.shape[2 + i], *(node.attrs[a][i] for a in ("stride", "padding", "dilation")), high[i])
-        for i, size in enumerate(space)
-    ]
+    stride, low, dilation = (node.attrs[a] for a in ("stride", "padding", "dilation"))
+    high = node.attrs["padding_high"] or low
+    sizes = [conv_output(d, w.shape[2 + i], stride[i], low[i], dilation[i], high[i]) for i, d in enumerate(space)]
     return [TensorType(node.attrs["out_dtype"] or x.dtype, _joined(node, x, w.shape[0], sizes))]
 
 
@@ -67,6 +65,20 @@ def _conv_transpose(node: Node) -> list[TensorType]:
         sizes.append((size - 1) * stride - 2 * padding + dilation * (w.shape[2 + i] - 1) + extra + 1)
     shape = _joined(node, x, w.shape[1] * node.attrs["groups"], sizes)
     return [TensorType(node.attrs["out_dtype"] or x.dtype, shape)]
+
+
+def _fold(node: Node) -> list[TensorType]:
+    x, kernel = type_of(node.inputs[0]), node.attrs["kernel"]
+    taps = product(kernel)
+    channels = divide_exactly(x.shape[-1], taps)
+    if x.rank != len(kernel) + 2 or channels is None:
+        raise fail(node, f"x {x} does not hold {taps} taps per position")
+    names = ("stride", "padding", "output_padding", "dilation")
+    sizes: list[Dim] = []
+    for i, size in enumerate(x.shape[1:-1]):
+        stride, padding, extra, dilation = (node.attrs[a][i] for a in names)
+        sizes.append((size - 1) * stride - 2 * padding + dilation * (kernel[i] - 1) + extra + 1)
+    return [TensorType(x.dtype, (x.shape[0], *sizes, channels))]
 
 
 def _pool(node: Node) -> list[TensorType]:
@@ -110,6 +122,13 @@ define(
     attrs={"stride": REQUIRED, "padding": REQUIRED, "output_padding": REQUIRED, "dilation": REQUIRED, "groups": 1,
            "channels_last": False, "out_dtype": None},
     flops=_conv_transpose_flops,
+)  # fmt: skip
+define(
+    "fold", "x", _fold,
+    "[batch, *space, taps * channels] to [batch, *space, channels]: the sum of overlapping windows, the second half of a "
+    "transposed convolution",
+    attrs={"kernel": REQUIRED, "stride": REQUIRED, "padding": REQUIRED, "output_padding": REQUIRED, "dilation": REQUIRED},
+    flops=lambda node: type_of(node.inputs[0]).elements,
 )  # fmt: skip
 define(
     "max_pool", "x", _pool, "largest element of every window; what lies outside does not count",

@@ -49,6 +49,17 @@ def _conv_transpose(attrs: Attrs, x: Tensor, weight: Tensor, bias: Tensor | None
     return fn(*_wide(x, weight, bias), *(attrs[name] for name in names)).to(_out(attrs, x))
 
 
+def _fold(attrs: Attrs, x: Tensor) -> Tensor:
+    """A transposed convolution whose filters put every tap in its place."""
+    taps = 1
+    for k in attrs["kernel"]:
+        taps *= k
+    channels = x.shape[-1] // taps
+    place = torch.eye(taps * channels, dtype=_wide(x)[0].dtype).reshape(taps * channels, taps, channels)  # type: ignore[union-attr]
+    filters = place.transpose(1, 2).reshape(taps * channels, channels, *attrs["kernel"])
+    return _conv_transpose({**attrs, "groups": 1, "out_dtype": None}, x.movedim(-1, 1), filters).movedim(1, -1)
+
+
 def _max_pool(attrs: Attrs, x: Tensor) -> Tensor:
     fn: Callable[..., Tensor] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}[x.dim() - 2]
     kernel, stride, padding = attrs["kernel"], attrs["stride"], attrs["padding"]
@@ -79,3 +90,4 @@ REFERENCE["conv"] = _channels_second(_conv)
 REFERENCE["conv_transpose"] = _channels_second(_conv_transpose)
 REFERENCE["max_pool"] = _channels_second(_max_pool)
 REFERENCE["avg_pool"] = _channels_second(_avg_pool)
+REFERENCE["fold"] = _fold

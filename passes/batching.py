@@ -15,12 +15,16 @@ from ..compiler.ops import is_elementwise
 
 #: Ops that work on every index of axis 0 alone, whatever their attributes; the shapes show the rest (see ``_allowed``).
 _APART = frozenset({
-    "layer_norm", "rms_norm", "group_norm", "batch_norm", "linear", "qlinear", "matmul", "conv", "max_pool", "avg_pool",
+    "layer_norm", "rms_norm", "group_norm", "batch_norm", "linear", "qlinear", "matmul", "conv", "conv_transpose",
+    "fold", "max_pool", "avg_pool",
     "attention", "embedding", "reshape", "transpose", "expand", "constant", "full", "quantize_dynamic", "quantize",
     "dequantize", "reduce_sum", "reduce_mean", "reduce_max", "reduce_min", "reduce_prod", "reduce_any", "reduce_all",
 })  # fmt: skip
 #: Ops that are apart unless their axis is the batch.
-_ALONG = frozenset({"softmax", "log_softmax", "cumsum", "argmax", "argmin", "slice", "concat", "gather", "take_along"})
+_ALONG = frozenset({
+    "softmax", "log_softmax", "cumsum", "cumprod", "logcumsumexp", "cummax", "cummin", "sort", "topk", "argmax", "argmin",
+    "slice", "concat", "gather", "take_along", "put_along",
+})  # fmt: skip
 
 
 def batch_symbol(graph: Graph) -> str | None:
@@ -61,7 +65,7 @@ def _allowed(node: Node, name: str) -> bool:
         return False
     if node.op in _ALONG and batched:
         rank = batched[0].type.rank
-        if node.op == "take_along" and len(batched) < 2:
+        if node.op in ("take_along", "put_along") and len(batched) < len(node.inputs):
             return False
         if node.op == "gather" and node.inputs[0] not in batched:
             return True  # batched ids into a table that all share

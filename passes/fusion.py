@@ -11,6 +11,8 @@ from ..compiler.graph import Graph, Node, Value
 
 SOURCES = frozenset({"constant", "full", "arange"})
 VIEWS = frozenset({"reshape", "transpose", "expand", "slice"})
+#: What a kernel is called after, when it is in it.
+_NAMING = frozenset({"linear", "qlinear", "matmul", "attention", "conv"})
 
 
 def settle(graph: Graph) -> dict[Node, int]:
@@ -70,7 +72,7 @@ def enclose(graph: Graph, members: Sequence[Node], at: Node) -> Node:
     kept = results(graph, members)
     body.outputs = [env[v] for v in kept]
     sources = tuple(dict.fromkeys(s for n in members for s in n.sources))
-    named = next((n for n in members if n.op in ("linear", "qlinear", "matmul", "attention")), members[0])
+    named = next((n for n in members if n.op in _NAMING), members[0])
     fused = graph.insert(
         "fused", operands, regions=[body], before=at, name=named.name, location=named.location, sources=sources
     )

@@ -12,6 +12,7 @@ from ...compiler.errors import LoweringError, ToolchainError
 from ...compiler.graph import Graph, Node
 from ...compiler.target import Capabilities, Target
 from . import isa
+from .channels_last import ChannelsLast
 from .custom_ops import explained
 from .fuse import Fuse
 from .legalize import Legalize
@@ -46,7 +47,7 @@ class CpuBackend:
         )
 
     def passes(self, target: Target) -> Mapping[str, Sequence[Pass]]:
-        return {"legalize": (Legalize(),), "fuse": (Fuse(),)}
+        return {"legalize": (ChannelsLast(), Legalize()), "fuse": (Fuse(),)}
 
     def supports(self, node: Node, target: Target) -> str | None:
         """None if ``node`` lowers on its own, else the reason why not."""
@@ -66,6 +67,7 @@ class CpuBackend:
         try:
             from ...compiler.pass_protocol import PassContext
 
+            ChannelsLast().run(piece, PassContext())
             Legalize().run(piece, PassContext())
             self.lower(piece, target)
         except LoweringError as error:

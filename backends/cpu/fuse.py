@@ -11,7 +11,8 @@ from ...compiler.ops import is_elementwise
 from ...compiler.pass_protocol import PassContext, PassResult
 from ...compiler.types import DType
 from ...passes.fusion import SOURCES, enclose, external, results, settle
-from .regions import LOOKUPS
+from .lower_conv import has_rows
+from .regions import LOOKUPS, WINDOWS
 
 _LINEARS = frozenset({"linear", "qlinear"})
 _FLOATING = frozenset({DType.f32, DType.bf16, DType.f16, DType.bool, DType.i8})
@@ -81,7 +82,7 @@ class Fuse:
         at = settle(graph)
         taken: set[Node] = set()
         groups: list[Group] = []
-        anchors = [n for n in graph.nodes if n.op in (*_LINEARS, "matmul")]
+        anchors = [n for n in graph.nodes if n.op in (*_LINEARS, *WINDOWS, "matmul")]
         groups.extend(self._grow(graph, n, Group([], n.output.shape, n), at, taken) for n in anchors)
         for node in list(graph.nodes):
             if node not in taken and self._seeds_rows(node):
@@ -164,7 +165,7 @@ class Fuse:
             return False
         if group.anchor is None:
             return True
-        if group.anchor.op == "matmul" and rows:
+        if rows and not (group.anchor.op in _LINEARS or has_rows(group.anchor)):
             return False
         values = [*node.operands, *node.outputs]
         if any(v.dtype not in _FLOATING for v in values):

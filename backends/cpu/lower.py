@@ -19,8 +19,10 @@ from ...passes.batching import batch_symbol
 from ...passes.fusion import SOURCES, VIEWS
 from .custom_ops import cpp_op, lower_custom
 from .lower_anchors import lower_attention, lower_linear, lower_matmul
+from .lower_conv import lower_conv, lower_fold, lower_pool
+from .lower_order import ORDER
 from .lower_rows import copy_program, fill_program, lower_lookup_elements, lower_rows
-from .regions import LOOKUPS, Region
+from .regions import LOOKUPS, WINDOWS, Region
 from .views import View, contiguous_strides
 
 
@@ -208,6 +210,8 @@ class Lowering:
             self._pad(node)
         elif (own := cpp_op(node)) is not None:
             lower_custom(self, node, own)
+        elif node.op in ORDER:
+            ORDER[node.op](self, node)
         elif node.op in LOOKUPS and _varies_along_row(node):
             lower_lookup_elements(self, Region.of(node))
         else:
@@ -219,6 +223,12 @@ class Lowering:
                 lower_linear(self, region, anchor)
             elif anchor.op == "attention":
                 lower_attention(self, region, anchor)
+            elif anchor.op == "conv":
+                lower_conv(self, region, anchor)
+            elif anchor.op == "fold":
+                lower_fold(self, region, anchor)
+            elif anchor.op in WINDOWS:
+                lower_pool(self, region, anchor)
             else:
                 lower_matmul(self, region, anchor)
 

@@ -73,7 +73,7 @@ def _row_view(low: Lowering, value: Value) -> tuple[View, Dim, Dim]:
     return view, folded[0], stride
 
 
-def _split(nodes: Sequence[Node], anchor: Node) -> tuple[list[Node], list[Node]]:
+def split_at(nodes: Sequence[Node], anchor: Node) -> tuple[list[Node], list[Node]]:
     at = list(nodes).index(anchor)
     return list(nodes[:at]), list(nodes[at + 1 :])
 
@@ -97,7 +97,7 @@ def _tile_cut(anchor: Node, after: Sequence[Node]) -> tuple[int, Value | None]:
 
 def lower_linear(low: Lowering, region: Region, anchor: Node) -> None:
     """A linear in f32, bf16 or int8 with prologue, tile epilogue and row epilogue."""
-    before, after = _split(region.nodes, anchor)
+    before, after = split_at(region.nodes, anchor)
     quantised = anchor.op == "qlinear"
     weight_at, bias_at = (2, 4) if quantised else (1, 2)
     x = anchor.inputs[0]
@@ -112,12 +112,29 @@ def lower_linear(low: Lowering, region: Region, anchor: Node) -> None:
     weights = _weights(low, region, anchor, weight_at, compute)
 
     prologue, x_refs, x_dims = _prologue(low, region, anchor, before, compute, fast)
-    m = product(space[:-1])
+    bias = anchor.inputs[bias_at] if len(anchor.inputs) > bias_at else None
+    tile, row = epilogues(low, region, anchor, after, bias, fast)
+    programs, pointers, strides, extra = flattened(prologue, tile, row)
+    assert programs[1] is not None
+    spec = LinearSpec(compute, any_width(programs[1]), programs[0], programs[2])
+    precision = {"w8a8": "w8a8-dynamic"}.get(compute, compute)
+    sizes = [product(space[:-1]), n, k, x_dims, *strides, *extra]
+    low.launch(region, spec, [*x_refs, *weights, *pointers], sizes, precision)
 
+
+def any_width(program: RowProgram) -> RowProgram:
+    """``program`` for rows of any length: fewer kernels are built."""
+    return replace(program, inner_size=None)
+
+
+def epilogues(
+    low: Lowering, region: Region, anchor: Node, after: Sequence[Node], bias: Value | None, fast: bool
+) -> tuple[FlatBuilder, FlatBuilder | None]:
+    """The programs behind the sums of ``anchor``, with room for the results: (on the accumulators, on whole rows)."""
+    space = anchor.output.shape
     tile = FlatBuilder(low, space, StepWriter(fast))
     count, carried = _tile_cut(anchor, after)
     tile.writer.env[anchor.output] = "acc"
-    bias = anchor.inputs[bias_at] if len(anchor.inputs) > bias_at else None
     if bias is not None:
         real = region.outer[bias]
         tile.read(real)
@@ -132,20 +149,28 @@ def lower_linear(low: Lowering, region: Region, anchor: Node) -> None:
     for inside, value in targets.items():
         if inside in on_tile:
             tile.store(value, views[inside], inside)
-    row: FlatBuilder | None = None
-    if carried is not None or count < len(after):
-        row = FlatBuilder(low, space, StepWriter(fast))
-        if carried is not None:
-            tile.writer.store(-1, tile.writer.env[carried])
-            row.writer.env[carried] = "row"
-        row.run(after[count:], region.outer)
-        for inside, value in targets.items():
-            if inside not in on_tile:
-                row.store(value, views[inside], inside)
+    if carried is None and count == len(after):
+        return tile, None
+    row = FlatBuilder(low, space, StepWriter(fast))
+    if carried is not None:
+        tile.writer.store(-1, tile.writer.env[carried])
+        row.writer.env[carried] = "row"
+    row.run(after[count:], region.outer)
+    for inside, value in targets.items():
+        if inside not in on_tile:
+            row.store(value, views[inside], inside)
+    return tile, row
 
-    pointers, strides, extra = [*x_refs, *weights], [], []
+
+def flattened(
+    *builders: FlatBuilder | None,
+) -> tuple[list[RowProgram | None], list[Ref], list[Dim], list[Dim]]:
+    """The programs of an anchor, their pointers, the strides of their operands, and their extra dims, in order."""
     programs: list[RowProgram | None] = []
-    for builder in (prologue, tile, row):
+    pointers: list[Ref] = []
+    strides: list[Dim] = []
+    extra: list[Dim] = []
+    for builder in builders:
         if builder is None:
             programs.append(None)
             continue
@@ -154,12 +179,7 @@ def lower_linear(low: Lowering, region: Region, anchor: Node) -> None:
         pointers.extend(refs)
         strides.extend(tail)
         extra.extend(more)
-    assert programs[1] is not None
-    spec = LinearSpec(
-        compute, replace(programs[1], inner_size=None), programs[0], programs[2]
-    )  # any width: fewer kernels
-    precision = {"w8a8": "w8a8-dynamic"}.get(compute, compute)
-    low.launch(region, spec, pointers, [m, n, k, x_dims, *strides, *extra], precision)
+    return programs, pointers, strides, extra
 
 
 def _prologue(
@@ -267,7 +287,7 @@ def lower_attention(low: Lowering, region: Region, anchor: Node) -> None:
 
 def lower_matmul(low: Lowering, region: Region, anchor: Node) -> None:
     """A product of two run-time tensors with an elementwise epilogue."""
-    before, after = _split(region.nodes, anchor)
+    before, after = split_at(region.nodes, anchor)
     if before:
         raise LoweringError("a matmul has no prologue")
     a, b = (region.outer[i] for i in anchor.inputs)  # type: ignore[index]

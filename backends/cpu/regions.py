@@ -8,7 +8,8 @@ from ...compiler.dims import Dim
 from ...compiler.graph import Graph, Node, Value
 from .steps import REDUCING
 
-ANCHORS = frozenset({"linear", "qlinear", "matmul", "attention"})
+WINDOWS = frozenset({"conv", "max_pool", "avg_pool", "fold"})
+ANCHORS = frozenset({"linear", "qlinear", "matmul", "attention", *WINDOWS})
 LOOKUPS = frozenset({"embedding", "gather", "take_along"})
 
 
@@ -38,7 +39,7 @@ class Region:
 
     @property
     def anchor(self) -> Node | None:
-        """The linear, matmul or attention that the region is built around; None for a program over rows."""
+        """The linear, matmul, attention, convolution or pool that the region is built around; None for a program over rows."""
         return next((n for n in self.nodes if n.op in ANCHORS), None)
 
     @property

@@ -1,4 +1,4 @@
-"""ATen ops that carry the work: matrix products, convolution, attention, norms, pooling."""
+"""ATen ops that carry the work: matrix products, attention, norms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from ..dims import Dim, product
 from ..graph import Value
 from ..types import DType
 from .aten_elementwise import arithmetic
-from .aten_resample import adaptive_average
 from .aten_shape import broadcast_shapes, broadcast_to
 from .lowering import Lowering, Scalar, aten
 from .symbols import Unsupported
@@ -151,7 +150,8 @@ def _flash(
 
 
 # -- norms ----------------------------------------------------------------------------------------------------------------
-def _optional(b: Lowering, op: str, x: Value, *rest: Value | None, **attrs: Any) -> Value:
+def optional(b: Lowering, op: str, x: Value, *rest: Value | None, **attrs: Any) -> Value:
+    """``op`` on ``x`` and what there is of ``rest``."""
     operands = [x, *rest]
     while operands[-1] is None:
         operands.pop()
@@ -162,7 +162,7 @@ def _optional(b: Lowering, op: str, x: Value, *rest: Value | None, **attrs: Any)
 def _layer_norm(
     b: Lowering, input: Value, normalized_shape: Sequence[Dim], weight: Value | None, bias: Value | None, eps: float
 ) -> Any:
-    result = _optional(b, "layer_norm", input, weight, bias, axes=len(normalized_shape), eps=float(eps))
+    result = optional(b, "layer_norm", input, weight, bias, axes=len(normalized_shape), eps=float(eps))
     return [result, None, None] if "native" in b.op else result
 
 
@@ -173,7 +173,7 @@ def _rms_norm(
     if len(normalized_shape) != 1:
         raise Unsupported("RMS normalisation over several axes is not supported")
     small = {DType.f64: 2.0**-52, DType.f32: 2.0**-23, DType.bf16: 2.0**-23, DType.f16: 2.0**-23}
-    result = _optional(b, "rms_norm", input, weight, eps=small[input.dtype] if eps is None else float(eps))
+    result = optional(b, "rms_norm", input, weight, eps=small[input.dtype] if eps is None else float(eps))
     return [result, None] if "fused" in b.op else result
 
 
@@ -181,7 +181,7 @@ def _rms_norm(
 def _group_norm(
     b: Lowering, input: Value, num_groups: int, weight: Value | None, bias: Value | None, eps: float
 ) -> Value:
-    return _optional(b, "group_norm", input, weight, bias, groups=num_groups, eps=float(eps))
+    return optional(b, "group_norm", input, weight, bias, groups=num_groups, eps=float(eps))
 
 
 @aten("native_group_norm")
@@ -200,7 +200,7 @@ def _instance_norm(
         return batch_norm(b, input, weight, bias, running_mean, running_var, eps)
     if not isinstance(input.shape[1], int):
         raise Unsupported("a number of channels that varies is not supported")
-    return _optional(b, "group_norm", input, weight, bias, groups=input.shape[1], eps=float(eps))
+    return optional(b, "group_norm", input, weight, bias, groups=input.shape[1], eps=float(eps))
 
 
 def batch_norm(
@@ -225,122 +225,3 @@ def _batch_norm(
         raise Unsupported("it normalises with the statistics of the batch (export the model in eval mode)")
     result = batch_norm(b, input, weight, bias, running_mean, running_var, eps)
     return [result, None, None] if "native" in b.op else result
-
-
-# -- convolution and pooling ----------------------------------------------------------------------------------------------
-def _per_axis(value: Any, spatial: int) -> tuple[Any, ...]:
-    values = [value] if isinstance(value, int) else list(value)
-    return tuple(values * spatial if len(values) == 1 else values)
-
-
-def _integers(name: str, values: Sequence[Any]) -> tuple[int, ...]:
-    if not all(isinstance(v, int) for v in values):
-        raise Unsupported(f"a {name} that varies is not supported")
-    return tuple(values)
-
-
-def convolution(
-    b: Lowering, x: Value, weight: Value, bias: Value | None, stride: Any, padding: Any, dilation: Any, groups: int
-) -> Value:
-    """A convolution; ``padding`` may be the text ``same`` or ``valid``, and the batch may be missing."""
-    spatial = weight.type.rank - 2
-    single = x.type.rank == weight.type.rank - 1
-    if single:
-        x = b.reshape(x, (1, *x.shape))
-    steps, gaps = _integers("stride", _per_axis(stride, spatial)), _integers("dilation", _per_axis(dilation, spatial))
-    if padding == "same":
-        total = [g * (k - 1) for g, k in zip(gaps, _integers("kernel", weight.shape[2:]), strict=True)]
-        if any(t % 2 for t in total):
-            low, high = (0, 0, *(t // 2 for t in total)), (0, 0, *(t - t // 2 for t in total))
-            x, total = b.emit("pad", x, low=low, high=high, value=0.0), [0] * spatial
-        margins = tuple(t // 2 for t in total)
-    else:
-        margins = (0,) * spatial if padding == "valid" else _integers("padding", _per_axis(padding, spatial))
-    attrs = {"stride": steps, "padding": margins, "dilation": gaps, "groups": groups}
-    result = _optional(b, "conv", x, weight, bias, **attrs)
-    return b.reshape(result, result.shape[1:]) if single else result
-
-
-@aten("conv1d", "conv2d", "conv3d", "conv1d.padding", "conv2d.padding", "conv3d.padding")
-def _conv(
-    b: Lowering, input: Value, weight: Value, bias: Value | None, stride: Any, padding: Any, dilation: Any, groups: int
-) -> Value:
-    return convolution(b, input, weight, bias, stride, padding, dilation, groups)
-
-
-@aten("convolution", "_convolution")
-def _convolution(
-    b: Lowering, input: Value, weight: Value, bias: Value | None, stride: Any, padding: Any, dilation: Any,
-    transposed: bool, output_padding: Any, groups: int, **_: Any,
-) -> Value:  # fmt: skip
-    if transposed:
-        raise Unsupported("a transposed convolution is not supported")
-    return convolution(b, input, weight, bias, stride, padding, dilation, groups)
-
-
-def _windows(b: Lowering, x: Value, kernel: Any, stride: Any, padding: Any) -> dict[str, tuple[int, ...]]:
-    spatial = _SPATIAL[b.op.replace("_with_indices", "")[-2:]]
-    sizes = _integers("kernel", _per_axis(kernel, spatial))
-    steps = _integers("stride", _per_axis(stride, spatial)) if stride else sizes
-    return {"kernel": sizes, "stride": steps, "padding": _integers("padding", _per_axis(padding, spatial))}
-
-
-_SPATIAL = {"1d": 1, "2d": 2, "3d": 3}
-
-
-def _pooled(b: Lowering, op: str, x: Value, ceil_mode: bool, windows: dict[str, tuple[int, ...]], **more: Any) -> Value:
-    single = x.type.rank == len(windows["kernel"]) + 1
-    result = b.emit(op, b.reshape(x, (1, *x.shape)) if single else x, **windows, **more)
-    result = b.reshape(result, result.shape[1:]) if single else result
-    if ceil_mode:
-        fake = b.fake[0] if isinstance(b.fake, (list, tuple)) else b.fake
-        if result.shape != b.symbols.shape(fake.shape):
-            raise Unsupported("windows that reach over the edge (ceil_mode) are not supported")
-    return result
-
-
-@aten("max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices", "max_pool3d_with_indices")
-def _max_pool(
-    b: Lowering, self: Value, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
-) -> Any:
-    windows = _windows(b, self, kernel_size, stride, padding)
-    gaps = _integers("dilation", _per_axis(dilation, len(windows["kernel"])))
-    result = _pooled(b, "max_pool", self, ceil_mode, windows, dilation=None if set(gaps) == {1} else gaps)
-    return [result, None] if "with_indices" in b.op else result
-
-
-@aten("avg_pool1d", "avg_pool2d", "avg_pool3d")
-def _avg_pool(
-    b: Lowering, self: Value, kernel_size: Any, stride: Any, padding: Any, ceil_mode: bool, count_include_pad: bool,
-    divisor_override: int | None = None,
-) -> Value:  # fmt: skip
-    if divisor_override is not None:
-        raise Unsupported(f"the argument divisor_override={divisor_override} is not supported")
-    windows = _windows(b, self, kernel_size, stride, padding)
-    return _pooled(b, "avg_pool", self, ceil_mode, windows, count_include_pad=count_include_pad)
-
-
-@aten("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d",
-      "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d")  # fmt: skip
-def _adaptive_pool(b: Lowering, self: Value, output_size: Any) -> Any:
-    name = b.op
-    spatial = _SPATIAL[name[-2:]]
-    wanted = _per_axis(output_size, spatial)
-    axes = tuple(range(self.type.rank - spatial, self.type.rank))
-    kind = "max" if "max" in name else "avg"
-    if all(w == 1 for w in wanted):
-        result = b.emit("reduce_max" if kind == "max" else "reduce_mean", self, axes=axes, keepdim=True)
-    elif all(w == self.shape[a] for w, a in zip(wanted, axes, strict=True)):
-        result = self
-    else:
-        sizes = [self.shape[a] for a in axes]
-        fixed = all(isinstance(s, int) and isinstance(w, int) for s, w in zip(sizes, wanted, strict=True))
-        if fixed and kind == "avg" and any(s % w for s, w in zip(sizes, wanted, strict=True)):
-            return adaptive_average(b, self, wanted)
-        if not fixed or any(s % w for s, w in zip(sizes, wanted, strict=True)):
-            raise Unsupported("adaptive pooling to windows of unequal size is not supported")
-        kernel = tuple(s // w for s, w in zip(sizes, wanted, strict=True))
-        windows = {"kernel": kernel, "stride": kernel, "padding": (0,) * spatial}
-        more = {"dilation": None} if kind == "max" else {"count_include_pad": True}
-        result = _pooled(b, f"{kind}_pool", self, False, windows, **more)
-    return [result, None] if kind == "max" else result

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from ..errors import CaptureError, PlanishError, UsageError
 from ..graph import Graph, Value
 from ..types import DType, TensorType
-from . import aten_anchor, aten_create, aten_elementwise, aten_index, aten_reduce, aten_resample, aten_shape
+from . import aten_anchor, aten_create, aten_elementwise, aten_index, aten_reduce, aten_resample, aten_shape, aten_spatial
 from .custom import unregistered_hint
 from .examples import Varying, arguments, parameter_names, varying_axes, widened
 from .exporting import decompose, decompositions, export, load
@@ -30,7 +30,7 @@ from .structure import Structure, input_names, output_names, structure_of
 from .symbols import SymbolTable, Unsupported, name_symbols
 from .weights import dtype_of, to_numpy
 
-TABLES = (aten_anchor, aten_create, aten_elementwise, aten_index, aten_reduce, aten_resample, aten_shape)
+TABLES = (aten_anchor, aten_create, aten_elementwise, aten_index, aten_reduce, aten_resample, aten_shape, aten_spatial)
 
 
 @dataclass(frozen=True)

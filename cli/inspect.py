@@ -68,6 +68,7 @@ def show(
         [
             ("plan", _plain({k: v for k, v in manifest["plan"].items() if k != "layers"})),
             ("pipeline", manifest["pipeline"]),
+            ("custom ops", ", ".join(f"{op} {v}" for op, v in manifest["ops"].items() if "." in op)),
             ("tools", ", ".join(f"{tool} {version}" for tool, version in manifest["tools"].items())),
             ("source", _plain(manifest["source"])),
             ("calibration", _plain(manifest["calibration"])),

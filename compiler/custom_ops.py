@@ -48,7 +48,7 @@ class CppKernel:
 
     * per operand of the op ``const T* data, const int64_t* sizes``: the elements in row-major order without gaps. ``T`` is the
       C++ type of the element type (``float``, ``double``, ``int64_t``, ``int32_t``, ``int16_t``, ``int8_t``, ``uint8_t``,
-      ``bool``); bf16 and f16 arrive as ``float``. Both pointers of an absent optional operand are null;
+      ``bool``); bf16 and f16 arrive as ``float``. For an absent optional operand both are ``nullptr``;
     * per result ``T* data, const int64_t* sizes``: uninitialised memory that it has to fill;
     * per attribute of the op its value: ``int64_t``, ``double``, ``bool``, ``const char*``; of a list ``const int64_t*`` (or
       ``const double*``) ``data, int64_t count``; of one that may be None a pointer, null for None;
@@ -275,7 +275,7 @@ def register_op(
     )  # fmt: skip
     _check(op)
     known = _REGISTRY.get(full)
-    if known is not None and not replace:
+    if known is not None and not replace and known.origin != op.origin:  # a module that is imported again is no clash
         raise UsageError(
             f"the op {full} is registered twice: at {known.origin} and at {op.origin}",
             "remove one of the two, or register the second with replace=True",

@@ -42,7 +42,7 @@ def check_expression(text: str, operands: Sequence[str], attributes: Sequence[st
         if isinstance(node, ast.Name) and id(node) not in called and node.id not in names:
             raise UsageError(
                 f"the expression of the op {owner} uses {node.id!r}, which is none of its arguments",
-                nearest(node.id, names) or f"its arguments are {', '.join([*operands, *attributes])}",
+                f"its arguments are {', '.join([*operands, *attributes])}",
             )
         if isinstance(node, ast.Call):
             _function(node, owner)

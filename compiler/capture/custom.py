@@ -152,7 +152,7 @@ def is_custom(target: Any) -> bool:
 
 
 def _handler(op: CustomOp) -> Callable[..., Any]:
-    def handle(b: Lowering, **arguments: Any) -> Any:
+    def handle(b: Lowering, /, **arguments: Any) -> Any:
         attrs: dict[str, Any] = {}
         for p in op.attributes:
             value = _plain(arguments[p.name], p.kind)

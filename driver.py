@@ -18,6 +18,7 @@ import numpy as np
 from .compiler.artifact.companions import beside
 from .compiler.artifact.provenance import hash_bytes, tool_versions
 from .compiler.artifact.writer import HostPart, Package, UnitPart
+from .compiler.custom_ops import custom_op
 from .compiler.errors import UsageError
 from .compiler.graph import Graph
 from .compiler.ops import schema
@@ -299,7 +300,7 @@ def package(
         },
         pipeline=str(built.pipeline),
         passes={describe(p): p.version for p in built.pipeline},
-        ops={op: schema(op).version for op in sorted(_ops(built.graph))},
+        ops={op: schema(op).version for op in sorted(_ops(built.graph) | _custom(captured.graph))},
         tools=tool_versions(toolchain.find_compiler().version),
         source={"sha256": captured.source},
         calibration=_hash_of(calibration),
@@ -315,6 +316,11 @@ def _ops(graph: Graph) -> set[str]:
         for region in node.regions:
             found |= _ops(region)
     return found
+
+
+def _custom(graph: Graph) -> set[str]:
+    """Registered ops of the source: those taken apart are not in the graph any more, but the artifact stands on them."""
+    return {n.op for n in graph.nodes if custom_op(n.op) is not None}
 
 
 def _hash_of(batches: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Any] | None:

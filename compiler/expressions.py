@@ -23,6 +23,9 @@ _BINARY: dict[type, tuple[str, Callable[[Any, Any], Any]]] = {
     ast.Pow: ("pow", operator.pow), ast.BitAnd: ("bitwise_and", operator.and_), ast.BitOr: ("bitwise_or", operator.or_),
     ast.BitXor: ("bitwise_xor", operator.xor),
 }  # fmt: skip
+_UNARY: dict[type, tuple[str, Callable[[Any], Any]]] = {
+    ast.USub: ("neg", operator.neg), ast.Invert: ("bitwise_not", operator.invert), ast.Not: ("logical_not", operator.not_),
+}  # fmt: skip
 _COMPARE: dict[type, str] = {
     ast.Eq: "eq", ast.NotEq: "ne", ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge",
 }  # fmt: skip
@@ -103,10 +106,7 @@ class _Builder(ast.NodeVisitor):
         x = self.visit(node.operand)
         if isinstance(node.op, ast.UAdd):
             return x
-        name, compute = {
-            ast.USub: ("neg", operator.neg), ast.Invert: ("bitwise_not", operator.invert),
-            ast.Not: ("logical_not", operator.not_),
-        }[type(node.op)]  # fmt: skip
+        name, compute = _UNARY[type(node.op)]
         return self._apply(name, compute, x)
 
     def visit_Compare(self, node: ast.Compare) -> Any:

@@ -26,8 +26,8 @@ class Block(nn.Module):
         self.head = nn.Linear(WIDTH, CLASSES)
         size = WIDTH // HEADS
         angles = torch.outer(torch.arange(STEPS), 10000.0 ** (-torch.arange(0, size, 2) / size)).repeat(1, 2)
-        self.register_buffer("cos", angles.cos())
-        self.register_buffer("sin", angles.sin())
+        self.cos = nn.Buffer(angles.cos())
+        self.sin = nn.Buffer(angles.sin())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """See the class."""

@@ -10,6 +10,7 @@ from .attention import RecognizeAttention
 from .canonicalize import Canonicalize
 from .custom import DecomposeCustom
 from .fold import Fold
+from .fold_norm import FoldNorm
 from .hoist_casts import HoistCasts
 from .merge_linear import MergeLinear
 from .precision import ResolvePlan
@@ -23,6 +24,7 @@ PASSES: dict[str, Callable[..., Any]] = {
         DecomposeCustom,
         Canonicalize,
         Fold,
+        FoldNorm,
         RecognizeAttention,
         Recognize,
         ResolvePlan,
@@ -37,12 +39,12 @@ def default() -> Pipeline:
     """The order for every target; the target fills the slots ``legalize``, ``fuse`` and ``layout``.
 
     Custom ops are taken apart before all else, so that nothing else has to know them. Then canonical form, so that the
-    recognisers meet one spelling; recognition before the plan is resolved, because the plan speaks of linears and attention;
-    the user's passes once the graph is in its final vocabulary; merging after the plan, because linears of different
+    recognisers meet one spelling; batch norms fold into the weights in front while those are still f32; recognition before
+    the plan is resolved, because the plan speaks of linears and attention; the user's passes once the graph is in its final vocabulary; merging after the plan, because linears of different
     precision must stay apart; casts are hoisted after quantisation has made them.
     """
     return Pipeline((
-        DecomposeCustom(), Canonicalize(), Fold(), Canonicalize(), Recognize(), RecognizeAttention(), Canonicalize(),
-        Slot("custom"), ResolvePlan(), MergeLinear(), Canonicalize(), Quantize(), HoistCasts(), Slot("legalize"), Fold(),
-        Canonicalize(), Slot("fuse"), Slot("layout"),
+        DecomposeCustom(), Canonicalize(), Fold(), FoldNorm(), Canonicalize(), Recognize(), RecognizeAttention(),
+        Canonicalize(), Slot("custom"), ResolvePlan(), MergeLinear(), Canonicalize(), Quantize(), HoistCasts(),
+        Slot("legalize"), Fold(), Canonicalize(), Slot("fuse"), Slot("layout"),
     ))  # fmt: skip

@@ -122,8 +122,7 @@ def _conv(walk: _Walk, b: Builder, node: Node) -> Value | None:
     if array is None or node.output.type.rank > 5 or 0 in array.shape:
         return None
     bias = rest[0] if rest else None
-    x, padding, high = _with_padding(walk.graph, node, x)
-    source = walk.last(b, x)
+    source, padding, high = _with_padding(node, walk.last(b, x))
     attrs = {**node.attrs, "padding": padding, "padding_high": high, "channels_last": True}
     pointwise = all(k == 1 for k in array.shape[2:]) and set(attrs["stride"]) == {1} and attrs["groups"] == 1
     if pointwise and not any(padding) and not any(high or ()):
@@ -132,23 +131,22 @@ def _conv(walk: _Walk, b: Builder, node: Node) -> Value | None:
     return walk.second(b, b("conv", source, w, bias, **attrs))
 
 
-def _with_padding(graph: Graph, node: Node, x: Value) -> tuple[Value, tuple[int, ...], tuple[int, ...] | None]:
-    """What a convolution reads, and its padding, when zeros that were put around it become part of it."""
+def _with_padding(node: Node, x: Value) -> tuple[Value, tuple[int, ...], tuple[int, ...] | None]:
+    """What a convolution reads with channels last, and its padding, when zeros that were put around it become part of it."""
     low, high = tuple(node.attrs["padding"]), node.attrs["padding_high"]
     pad = x.node
     if pad is None or pad.op != "pad" or pad.attrs["value"] != 0:
         return x, low, high
     before, behind = pad.attrs["low"], pad.attrs["high"]
-    amounts = (*before, *behind)
-    if not all(isinstance(a, int) and a >= 0 for a in amounts) or any((*before[:2], *behind[:2])):
+    if not all(isinstance(a, int) and a >= 0 for a in (*before, *behind)):
+        return x, low, high
+    if any((before[0], before[-1], behind[0], behind[-1])):
         return x, low, high
     assert pad.inputs[0] is not None
-    high = low if high is None else high
-    return (
-        pad.inputs[0],
-        tuple(a + p for a, p in zip(low, before[2:], strict=True)),
-        tuple(a + p for a, p in zip(high, behind[2:], strict=True)),
-    )
+    around = [
+        tuple(a + p for a, p in zip(old, new[1:-1], strict=True)) for old, new in ((low, before), (high or low, behind))
+    ]
+    return pad.inputs[0], around[0], around[1]
 
 
 def _conv_transpose(walk: _Walk, b: Builder, node: Node) -> Value | None:

@@ -41,11 +41,19 @@ COMMUTATIVE = frozenset({"add", "mul", "maximum", "minimum", "eq", "ne", "logica
 
 
 for name, attrs in UNARY.items():
-    define(name, "x", _elementwise, f"elementwise {name}", attrs=attrs, elementwise=True, flops=1)
+    define(
+        name,
+        "x",
+        _compare if name == "logical_not" else _elementwise,
+        f"elementwise {name}",
+        attrs=attrs,
+        elementwise=True,
+        flops=1,
+    )
 for name in ("isnan", "isinf"):
     define(name, "x", _compare, f"elementwise {name}", elementwise=True, flops=1)
 for name in (*BINARY, *COMPARE):
-    infer_ = _compare if name in COMPARE else _elementwise
+    infer_ = _compare if name in COMPARE or name.startswith("logical") else _elementwise
     define(
         name,
         "a b",

@@ -24,7 +24,8 @@ _NARROW_INTEGERS = frozenset({DType.i8, DType.u8, DType.i16})  # computed in i32
 #: Ops whose results need no rounding to the type of their operands: they are operands, or always fit.
 _EXACT = frozenset({
     "neg", "abs", "relu", "sign", "floor", "ceil", "round", "trunc", "maximum", "minimum", "where", "cast", "clamp",
-    "reduce_max", "reduce_min", "reduce_any", "reduce_all", "bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_right_shift", "quantize",
+    "reduce_max", "reduce_min", "reduce_any", "reduce_all", "bitwise_and", "bitwise_or", "bitwise_xor",
+    "bitwise_right_shift", "quantize",
     "quantize_dynamic",
 })  # fmt: skip
 _LEAVES_THE_RANGE = frozenset({"neg", "abs"})  # of the smallest integer, or of an unsigned one

@@ -18,6 +18,7 @@ from .specs import (
     KernelSpec,
     LinearSpec,
     MatmulSpec,
+    RecurrentSpec,
     RowProgram,
     ScanSpec,
     ScatterSpec,
@@ -32,13 +33,15 @@ LANES = {"portable": 4, "avx2": 8, "avx512-vnni": 16, "avx512-bf16": 16}
 
 #: The module that renders a class of specs: it has ``render(spec, isa, name) -> str``, the text of
 #: ``static void NAME(const planish_host* host, void* const* p, const int64_t* d, void* scratch)`` with whatever it needs
-#: before it, and ``scratch_bytes(spec, dims, isa) -> Dim``.
+#: before it, ``scratch_bytes(spec, dims, isa) -> Dim``, and where kernels have code in common ``shared(spec, isa)``, see
+#: :func:`shared_text`.
 _RENDERERS: dict[type, str] = {
     RowProgram: "row",
     LinearSpec: "linear",
     MatmulSpec: "matmul",
     AttentionSpec: "attention",
     WindowSpec: "window",
+    RecurrentSpec: "recurrent",
     CustomSpec: "custom",
     ScanSpec: "scan",
     SortSpec: "sort",
@@ -97,6 +100,14 @@ def render_kernel(spec: KernelSpec, isa: str) -> str:
     """The C++ text of one kernel; it stands after :func:`preamble` of the same ISA level."""
     text: str = _renderer(spec).render(spec, isa, kernel_name(spec))
     return text
+
+
+def shared_text(spec: KernelSpec, isa: str) -> dict[str, str]:
+    """The C++ texts that the kernel of ``spec`` is linked with, by name: other kernels may need the same, and each is
+    compiled once. They stand before the kernel where all is one file."""
+    find = getattr(_renderer(spec), "shared", None)
+    found: dict[str, str] = {} if find is None else find(spec, isa)
+    return found
 
 
 def entry_name(name: str) -> str:

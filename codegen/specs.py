@@ -288,12 +288,25 @@ class ScatterSpec:
     outer_rank: int
 
 
+@dataclass(frozen=True)
+class RecurrentSpec:
+    """One recurrent layer in one direction over a whole sequence, in f32; see the op ``recurrent``.
+
+    pointers: x (the input's share of the gates), weights (``backends/cpu/lower_recurrent.packed_gates``), h0, c0 (null: zeros),
+    bias of gru's new gate (or null), steps, last h, last c (null: not wanted).
+    dims: length, batch, hidden, then the strides (step, row) of x and of the steps - the last axis is contiguous, the states
+    are dense - and whether the walk begins at the end.
+    """
+
+    cell: Literal["lstm", "gru", "rnn_tanh", "rnn_relu"]
+
+
 KernelSpec = (
     RowProgram
     | LinearSpec
     | MatmulSpec
     | AttentionSpec
-    | WindowSpec
+    | WindowSpec | RecurrentSpec
     | CustomSpec
     | ScanSpec
     | SortSpec

@@ -1,7 +1,7 @@
 """The vocabulary: for every op a versioned schema with attributes, type inference, cost and aliasing.
 
 No torch here: types are inferred by the functions in the modules beside this one (``ops_elementwise``, ``ops_reduce``,
-``ops_anchor``, ``ops_spatial``, ``ops_data``, ``ops_order``). What an op *means* is in ``reference.py``.
+``ops_anchor``, ``ops_spatial``, ``ops_recurrent``, ``ops_data``, ``ops_order``). What an op *means* is in ``reference.py``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from . import (  # noqa: F401  (they register their ops)
     ops_data,
     ops_elementwise,
     ops_order,
+    ops_recurrent,
     ops_reduce,
     ops_spatial,
 )

@@ -202,6 +202,19 @@ def _attention(attrs: Attrs, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | Non
     return torch.matmul(weights, v).to(out)
 
 
+@_reference("rotary")
+def _rotary(attrs: Attrs, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    wide = [t.float() if t.dtype in (torch.bfloat16, torch.float16) else t for t in (x, cos, sin)]
+    turned, cos, sin = wide[0][..., : 2 * cos.shape[-1]], wide[1], wide[2]
+    if attrs["interleaved"]:
+        first, second = turned[..., 0::2], turned[..., 1::2]
+        result = torch.stack((first * cos - second * sin, second * cos + first * sin), -1).flatten(-2)
+    else:
+        first, second = turned.chunk(2, -1)
+        result = torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
+    return torch.cat((result, wide[0][..., turned.shape[-1] :]), -1).to(x.dtype)
+
+
 REFERENCE["embedding"] = lambda attrs, table, ids: F.embedding(ids.long(), table)
 
 
@@ -275,4 +288,4 @@ def results(value: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
     return (value,) if isinstance(value, Tensor) else tuple(value)
 
 
-from . import reference_spatial  # noqa: E402, F401  (it adds its ops to REFERENCE)
+from . import reference_recurrent, reference_spatial  # noqa: E402, F401  (they add their ops to REFERENCE)

@@ -16,6 +16,7 @@ from .merge_linear import MergeLinear
 from .precision import ResolvePlan
 from .quantize import Quantize
 from .recognize import Recognize
+from .rotary import JoinRotary, RecognizeRotary
 
 #: The passes for every target, by name.
 PASSES: dict[str, Callable[..., Any]] = {
@@ -27,6 +28,8 @@ PASSES: dict[str, Callable[..., Any]] = {
         FoldNorm,
         RecognizeAttention,
         Recognize,
+        RecognizeRotary,
+        JoinRotary,
         ResolvePlan,
         MergeLinear,
         Quantize,
@@ -40,11 +43,12 @@ def default() -> Pipeline:
 
     Custom ops are taken apart before all else, so that nothing else has to know them. Then canonical form, so that the
     recognisers meet one spelling; batch norms fold into the weights in front while those are still f32; recognition before
-    the plan is resolved, because the plan speaks of linears and attention; the user's passes once the graph is in its final vocabulary; merging after the plan, because linears of different
-    precision must stay apart; casts are hoisted after quantisation has made them.
+    the plan is resolved, because the plan speaks of linears and attention; the user's passes once the graph is in its final
+    vocabulary; merging after the plan, because linears of different precision must stay apart; casts are hoisted after
+    quantisation has made them.
     """
     return Pipeline((
-        DecomposeCustom(), Canonicalize(), Fold(), FoldNorm(), Canonicalize(), Recognize(), RecognizeAttention(),
-        Canonicalize(), Slot("custom"), ResolvePlan(), MergeLinear(), Canonicalize(), Quantize(), HoistCasts(),
-        Slot("legalize"), Fold(), Canonicalize(), Slot("fuse"), Slot("layout"),
+        DecomposeCustom(), Canonicalize(), Fold(), FoldNorm(), Canonicalize(), Recognize(), RecognizeRotary(),
+        RecognizeAttention(), Canonicalize(), Slot("custom"), ResolvePlan(), MergeLinear(), Canonicalize(), JoinRotary(),
+        Quantize(), HoistCasts(), Slot("legalize"), Fold(), Canonicalize(), Slot("fuse"), Slot("layout"),
     ))  # fmt: skip

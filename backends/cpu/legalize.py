@@ -17,6 +17,7 @@ from ...compiler.types import DType
 from .builder import Builder
 from .custom_ops import cpp_op, widen
 from .legalize_spatial import LEGAL_SPATIAL
+from .lower_recurrent import legal_recurrent
 
 Legal = Callable[[Builder, Node], "Value | None"]
 
@@ -238,10 +239,34 @@ def _pad(b: Builder, node: Node) -> Value | None:
     )
 
 
+def _rotary(b: Builder, node: Node) -> Value:
+    """Each output half by itself; both are stored where they lie in the whole (see ``Lowering.home``)."""
+    x, cos, sin = node.operands
+    if x.dtype in (DType.bf16, DType.f16):  # products in f32, one rounding
+        wide = b("rotary", *(b("cast", v, dtype=DType.f32) for v in (x, cos, sin)), **node.attrs)
+        return b("cast", wide, dtype=x.dtype)
+    half, last, width = cos.shape[-1], x.type.rank - 1, x.shape[-1]
+    assert isinstance(half, int) and isinstance(width, int)
+    pairs = node.attrs["interleaved"]
+    step, apart = (2, 1) if pairs else (1, half)
+    one, two = (
+        b("slice", x, axis=last, start=start, end=start + step * (half - 1) + 1, step=step) for start in (0, apart)
+    )
+    parts = [b("sub", b("mul", one, cos), b("mul", two, sin)), b("add", b("mul", two, cos), b("mul", one, sin))]
+    if pairs:
+        parts = [b("reshape", v, shape=(*v.shape, 1)) for v in parts]
+        turned = b("concat", *parts, axis=last + 1)
+        parts = [b("reshape", turned, shape=(*x.shape[:-1], 2 * half))]
+    if 2 * half != width:
+        parts.append(b("slice", x, axis=last, start=2 * half, end=width))
+    return parts[0] if len(parts) == 1 else b("concat", *parts, axis=last)
+
+
 LEGAL: dict[str, Legal] = {
     **dict.fromkeys(REDUCTIONS, _reduction), "softmax": _along_axis, "log_softmax": _along_axis, "layer_norm": _layer_norm,
     "group_norm": _group_norm, "batch_norm": _batch_norm, "scatter": _scatter, "argmax": _arg_reduce, "argmin": _arg_reduce,
-    "matmul": _matmul, "linear": _linear, "attention": _attention, **LEGAL_SPATIAL, "pad": _pad,
+    "matmul": _matmul, "linear": _linear, "attention": _attention, **LEGAL_SPATIAL,
+    "recurrent": legal_recurrent, "pad": _pad, "rotary": _rotary,
 }  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from .custom_ops import cpp_op, lower_custom
 from .lower_anchors import lower_attention, lower_linear, lower_matmul
 from .lower_conv import lower_conv, lower_fold, lower_pool
 from .lower_order import ORDER
+from .lower_recurrent import lower_recurrent
 from .lower_rows import copy_program, fill_program, lower_lookup_elements, lower_rows
 from .regions import LOOKUPS, WINDOWS, Region
 from .views import View, contiguous_strides
@@ -99,6 +100,49 @@ class Lowering:
             view = View(number, value.shape, tuple(strides))
         self.views[value] = view
         return view
+
+    def home(self, value: Value) -> View | None:
+        """The place of ``value`` inside the concatenation that alone reads it; None if there is no such place.
+
+        What is computed there need not be copied there.
+        """
+        path: list[Node] = []
+        inner = value
+        while inner not in self.graph.outputs and inner.use_count == 1:
+            user = inner.users[0]
+            if user.op == "concat":
+                break
+            if user.op != "reshape":
+                return None
+            path.append(user)
+            inner = user.output
+        else:
+            return None
+        if value.dtype is DType.i8:  # how bytes are stored depends on who reads them
+            return None
+        if user.output not in self.views:
+            whole = self.home(user.output)
+            if whole is None:
+                self.allocate(user.output, self.preferred_order(user.output))
+            else:
+                self.views[user.output] = whole
+        place: View | None = self.place(user, inner)
+        for node in reversed(path):
+            source = node.inputs[0]
+            assert source is not None
+            place = None if place is None else place.reshape(source.shape)
+        if place is not None:
+            self.views[value] = place
+        return place
+
+    def place(self, concat: Node, part: Value) -> View:
+        """Where ``part`` lies in the result of a concatenation."""
+        axis, start = concat.attrs["axis"] % concat.output.type.rank, 0
+        for other in concat.operands:
+            if other is part:
+                break
+            start = start + other.shape[axis]  # type: ignore[assignment]
+        return self.views[concat.output].slice(axis, start, part.shape[axis], 1)
 
     def _written(self, buffer: int) -> bool:
         return any(v.buffer == buffer for v in self.views.values())
@@ -208,6 +252,8 @@ class Lowering:
             self._concat(node)
         elif node.op == "pad":
             self._pad(node)
+        elif node.op == "recurrent":
+            lower_recurrent(self, node)
         elif (own := cpp_op(node)) is not None:
             lower_custom(self, node, own)
         elif node.op in ORDER:
@@ -249,12 +295,15 @@ class Lowering:
         self.views[node.output] = result
 
     def _concat(self, node: Node) -> None:
-        whole, start = self.allocate(node.output), 0
+        if node.output not in self.views:
+            self.allocate(node.output, self.preferred_order(node.output))
+        whole, start = self.views[node.output], 0
         axis = node.attrs["axis"] % node.output.type.rank
         for part in node.operands:
             length = part.shape[axis]
             target = whole.slice(axis, start, length, 1)
-            self.copy(self.view(part), target, part.dtype, self.storage(part), node)
+            if not self.view(part).covers(target):
+                self.copy(self.view(part), target, part.dtype, self.storage(part), node)
             start = start + length  # type: ignore[assignment]
 
     def _pad(self, node: Node) -> None:

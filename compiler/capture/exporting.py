@@ -7,11 +7,13 @@ import importlib
 import io
 import logging
 import re
+import traceback
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from ..errors import CaptureError
 from ..plugins import load_ops
 from .files import refuse_file, refuse_pickles
 from .locations import line_of_error
+from .recurrent_shapes import varying_length
 
 
 @contextmanager
@@ -80,7 +83,7 @@ def export(
         CaptureError: torch cannot export the model; says why and where.
     """
     try:
-        with quiet(debug), inference(model):
+        with quiet(debug), inference(model), varying_length():
             return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
     except Exception as error:
         if isinstance(error, CaptureError):
@@ -145,6 +148,24 @@ _REASONS = (
 )  # fmt: skip
 
 
+#: What torch says where a model does something that is no tensor program -> what it does, and the way out.
+_LEAVES_TORCH = (
+    (r"\.numpy\(\) is not supported|Can't call numpy\(\)|can't convert .* to numpy",
+     "leaves PyTorch for numpy", "write it with torch, or make it an op with planish.register_op"),
+    (r"_nested_(tensor_from|view)|NestedTensor|NestedIntNode", "makes a nested tensor", "pad the sequences, and use a mask"),
+    (r"not linked with support for cuda|not compiled with CUDA|Found no NVIDIA driver|No CUDA GPUs are available",
+     "moves tensors to a CUDA device", "write tensor.to(x.device), or load the model on the CPU"),
+    (r"does not require grad and does not have a grad_fn", "computes gradients", "planish compiles inference alone"),
+    (r"Quantized(Meta|CPU)|quantized nyi", "works on quantised tensors", "take the float model and let the precision choose"),
+)  # fmt: skip
+
+
+def _packs(code: CodeType) -> bool:
+    """Whether a function is one of torch's that pack sequences, or calls one."""
+    calls = {"pack_padded_sequence", "pack_sequence", "pad_packed_sequence"} & set(code.co_names)
+    return bool(calls) or code.co_filename.endswith("torch/nn/utils/rnn.py")
+
+
 def explained(error: BaseException) -> CaptureError:
     """A failure of torch.export as one sentence with the line of the model it comes from."""
     line = line_of_error(error)
@@ -156,6 +177,20 @@ def explained(error: BaseException) -> CaptureError:
         return CaptureError(
             f"the model takes a decision that depends on the data{where}, which cannot be captured",
             "use torch.where in place of the branch, or move it out of the model",
+        )
+    for pattern, what, hint in _LEAVES_TORCH:
+        if re.search(pattern, text):
+            return CaptureError(f"the model {what}{where}, which cannot be captured", hint)
+    if any(_packs(frame.f_code) for e in causes for frame, _ in traceback.walk_tb(e.__traceback__)):
+        return CaptureError(
+            f"the model packs sequences{where}, which cannot be captured",
+            "run the layer on padded sequences and mask its result",
+        )
+    found = re.search(r"Found <class '(.+?)'> in output", text)
+    if found:
+        return CaptureError(
+            f"the model returns a {found.group(1).rpartition('.')[2]}, which cannot be captured",
+            "return tensors in tuples, lists or dicts; torch.export.register_dataclass makes a dataclass known",
         )
     if "Constraints violated" in text or "ConstraintViolationError" in names:
         return _violated(text)

@@ -19,7 +19,18 @@ from torch.utils import _pytree as pytree
 from ..errors import CaptureError, PlanishError, UsageError
 from ..graph import Graph, Value
 from ..types import DType, TensorType
-from . import aten_anchor, aten_create, aten_elementwise, aten_index, aten_reduce, aten_resample, aten_shape, aten_spatial
+from . import (
+    aten_anchor,
+    aten_create,
+    aten_elementwise,
+    aten_index,
+    aten_recurrent,
+    aten_reduce,
+    aten_resample,
+    aten_shape,
+    aten_spatial,
+)
+from .admission import admit
 from .custom import unregistered_hint
 from .examples import Varying, arguments, parameter_names, varying_axes, widened
 from .exporting import decompose, decompositions, export, load
@@ -30,7 +41,17 @@ from .structure import Structure, input_names, output_names, structure_of
 from .symbols import SymbolTable, Unsupported, name_symbols
 from .weights import dtype_of, to_numpy
 
-TABLES = (aten_anchor, aten_create, aten_elementwise, aten_index, aten_reduce, aten_resample, aten_shape, aten_spatial)
+TABLES = (
+    aten_anchor,
+    aten_create,
+    aten_elementwise,
+    aten_index,
+    aten_recurrent,
+    aten_reduce,
+    aten_resample,
+    aten_shape,
+    aten_spatial,
+)
 
 
 @dataclass(frozen=True)
@@ -96,6 +117,10 @@ def capture(
     notes: list[str] = []
     parameters: list[str] | None = None
     if isinstance(model, torch.nn.Module) and not isinstance(model, ExportedProgram):
+        admit(model, positional, keywords)
+        if isinstance(model, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
+            inner: torch.nn.Module = model.module
+            model = inner
         class_name = type(model).__name__
         shapes = dynamic_shapes
         if hasattr(shapes, "dynamic_shapes"):  # ShapesCollection, AdditionalInputs
@@ -245,7 +270,7 @@ class _Attempt:
             elif isinstance(fake, (torch.SymInt, torch.SymFloat, torch.SymBool)):
                 raise Unsupported(f"the input {name!r} is a number that varies; give it as a tensor")
             else:
-                kept[index] = {"kind": "constant", "value": argument if not isinstance(argument, str) else fake}
+                kept[index] = {"kind": "constant", "value": fake if argument in self.holders else argument}
         self.input_structure = structure_of(self.program.call_spec.in_spec, lambda i: kept[i])
         self._bind_weights()
         self.outputs = list(self.lowering.walk(self.program.graph, self.program.graph_module))
@@ -285,6 +310,8 @@ class _Attempt:
             if spec.kind is OutputKind.USER_OUTPUT:
                 wanted.append(output)
         leaves = [self._leaf(output) for output in wanted]
+        if not self.graph.outputs:
+            raise CaptureError("the model returns no tensor", "forward has to return what it computes")
         structure = structure_of(self.program.call_spec.out_spec, lambda i: leaves[i])
         self.graph.symbols = dict(self.symbols.symbols)
         self.graph.sweep()
@@ -339,7 +366,9 @@ def _examples(
     tensors = [
         leaf
         for leaf, argument in zip(leaves, user, strict=True)
-        if isinstance(argument, str) and isinstance(holders[argument].meta.get("val"), torch.Tensor)
+        if isinstance(argument, str)
+        and argument in holders
+        and isinstance(holders[argument].meta.get("val"), torch.Tensor)
     ]
     return {entry.name: to_numpy(t).copy() for entry, t in zip(captured.inputs, tensors, strict=True)}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..compiler.dims import Dim, floordiv
-from .linear import SERIAL_WORK, tile_header, tile_shape
+from .linear import SERIAL_WORK, tile_header, tile_shape, tiles
 from .render import template
 from .specs import RecurrentSpec
 
@@ -28,6 +28,11 @@ def block_units(isa: str) -> int:
 def scratch_bytes(spec: RecurrentSpec, dims: Sequence[Dim], isa: str) -> Dim:
     """The state before and behind a step, and the cell: all workers share those of the first."""
     return floordiv(dims[1] * dims[2] + 15, 16) * 16 * 4 * 3
+
+
+def shared(spec: RecurrentSpec, isa: str) -> dict[str, str]:
+    """The text that a recurrent kernel is linked with, by name: the register tiles."""
+    return tiles("f32", isa)
 
 
 def render(spec: RecurrentSpec, isa: str, name: str) -> str:

@@ -9,7 +9,7 @@ the sums, and the row program finishes complete rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..compiler.dims import Dim
 from ..compiler.errors import LoweringError
@@ -124,15 +124,32 @@ def scratch_bytes(spec: LinearSpec, dims: Sequence[Dim], isa: str) -> Dim:
 
 def tile_header(isa: str) -> str:
     """The register tiles and the loops around them; guarded, so that each kernel of a unit may bring it."""
+    context = _tile_context(isa)
+    return template("cpu/linear_tile.hpp.j2", **context) + template("cpu/linear_drive.hpp.j2", **context)
+
+
+def _tile_context(isa: str) -> dict[str, Any]:
     index = ISA_LEVELS.index(isa)
-    context = {
+    return {
         "lanes": LANES[isa], "vectors": tile_shape("f32", isa).vectors,
         "avx2": index >= 1, "avx512": index >= 2, "bf16": index >= 3,
         **{f"{compute}_rows": tile_shape(compute, isa).rows for compute in STEP},
         "x_bytes": BLOCK_BYTES, "least_rows": LEAST_ROWS, "rows_per_worker": ROWS_PER_WORKER,
         "serial_work": SERIAL_WORK, "serial_rows": SERIAL_ROWS,
     }  # fmt: skip
-    return template("cpu/linear_tile.hpp.j2", **context) + template("cpu/linear_drive.hpp.j2", **context)
+
+
+def tiles(compute: str, isa: str) -> dict[str, str]:
+    """The register tiles of a compute type: what all kernels that multiply alike have in common, by name."""
+    shape, product = tile_shape(compute, isa), _PRODUCT[compute]
+    head = template("cpu/linear_tile.hpp.j2", **_tile_context(isa))
+    sizes = {"rows": shape.rows, "vectors": shape.vectors}
+    return {f"tiles_{product}": head + template("cpu/linear_tiles.cpp.j2", product=product, **sizes)}
+
+
+def shared(spec: LinearSpec, isa: str) -> dict[str, str]:
+    """The text that a kernel of ``spec`` is linked with, by name: compiled once for all that need it."""
+    return tiles(spec.compute, isa)
 
 
 _PRODUCT = {"f32": "F32", "bf16": "BF16", "w8a8": "W8A8"}

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from ..compiler.dims import Dim, floordiv
 from ..compiler.errors import LoweringError
 from .expression import Context, Declared, Place, emit_lanes, row_place, written
-from .linear import SERIAL_WORK, STEP, tile_header, tile_shape
+from .linear import SERIAL_WORK, STEP, tile_header, tile_shape, tiles
 from .operations import ELEMENT, NATURAL, VECTOR, Typed
 from .render import template
 from .specs import MatmulSpec, Operand
@@ -28,6 +28,11 @@ def scratch_bytes(spec: MatmulSpec, dims: Sequence[Dim], isa: str) -> Dim:
     step, shape = STEP[spec.dtype], tile_shape(spec.dtype, isa)
     padded = floordiv(dims[spec.batch_rank + 2] + (step - 1), step) * step
     return padded * (_BYTES[spec.dtype] * (shape.vectors * shape.lanes + shape.rows))
+
+
+def shared(spec: MatmulSpec, isa: str) -> dict[str, str]:
+    """The text that a kernel of ``spec`` is linked with, by name: compiled once for all that need it."""
+    return tiles(spec.dtype, isa) if spec.dtype in _PRODUCT else {}
 
 
 def render(spec: MatmulSpec, isa: str, name: str) -> str:

@@ -111,6 +111,7 @@ class UnitText:
         includes: the system headers of the kernels.
         abi: ``planish.h``.
         vectors: what every kernel builds on; stands after ``includes`` and ``abi``.
+        shared: what several kernels are linked with, by name; stands after ``vectors``.
         kernels: by name, in order of first launch: ``static void k_<digest>(...)`` and the entry point that calls it.
         program: tables and engine; stands after ``abi``.
     """
@@ -119,13 +120,15 @@ class UnitText:
     includes: str
     abi: str
     vectors: str
+    shared: Mapping[str, str]
     kernels: Mapping[str, str]
     program: str
 
     @property
     def text(self) -> str:
         """All of it as one file, which compiles to the same program."""
-        return "\n".join([self.summary, self.includes, self.abi, self.vectors, *self.kernels.values(), self.program])
+        parts = [*self.shared.values(), *self.kernels.values()]
+        return "\n".join([self.summary, self.includes, self.abi, self.vectors, *parts, self.program])
 
 
 def split_unit(
@@ -134,6 +137,7 @@ def split_unit(
     includes: Callable[[str], str] = render.includes,
     vectors: Callable[[str], str] = render.vectors,
     kernel: Callable[[KernelSpec, str], str] = render.render_kernel,
+    shared: Callable[[KernelSpec, str], Mapping[str, str]] = render.shared_text,
 ) -> UnitText:
     """The C++ text of a whole program: what the toolchain builds into a unit.
 
@@ -141,21 +145,25 @@ def split_unit(
         program: the program; checked first.
         includes, vectors: give what stands before kernels of an ISA level.
         kernel: gives the text of ``static void k_<digest>(...)`` for a spec and an ISA level.
+        shared: gives what that is linked with, by name.
 
     Raises:
         LoweringError: the program contradicts itself.
     """
     check(program)
+    parts: dict[str, str] = {}
     kernels: dict[str, str] = {}
     for launch in program.launches:
         name = render.kernel_name(launch.spec)
         if name not in kernels:
+            parts.update(shared(launch.spec, program.isa))
             kernels[name] = f"{kernel(launch.spec, program.isa)}\n{render.entry(name)}"
     return UnitText(
         "".join(f"// {line}".rstrip() + "\n" for line in _summary(program)),
         includes(program.isa),
         abi(),
         vectors(program.isa),
+        parts,
         kernels,
         render.template("cpu/program.cpp.j2", p=_context(program), declarations=[*map(render.declaration, kernels)]),
     )

@@ -33,6 +33,7 @@ from planish.codegen.render import (
     kernel_name,
     render_kernel,
     scratch_bytes,
+    shared_text,
     vectors,
 )  # fmt: skip
 from planish.codegen.specs import ISA_LEVELS, KernelSpec
@@ -94,7 +95,8 @@ def kernel_units(specs: Sequence[KernelSpec], isa: str) -> list[Source]:
     """What is compiled: the kernels as in a model, what calls them, and an entry point for each."""
     names = {kernel_name(spec): spec for spec in specs}
     kernels = {name: f"{render_kernel(spec, isa)}\n{entry(name)}" for name, spec in names.items()}
-    units = translation_units(UnitText("", includes(isa), abi(), vectors(isa), kernels, _RUN))
+    shared = {key: text for spec in specs for key, text in shared_text(spec, isa).items()}
+    units = translation_units(UnitText("", includes(isa), abi(), vectors(isa), shared, kernels, _RUN))
     entries = "".join(
         _ENTRY.replace("DECLARATION", declaration(name)).replace("ENTRY", entry_name(name)).replace("KERNEL", name)
         for name in kernels

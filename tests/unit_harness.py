@@ -164,7 +164,9 @@ def build_unit(program: Program, **options: Any) -> Path:
 
 
 def text_of(program: Program) -> UnitText:
-    return split_unit(program, includes=fake_includes, vectors=lambda isa: "", kernel=fake_kernel)
+    return split_unit(
+        program, includes=fake_includes, vectors=lambda isa: "", kernel=fake_kernel, shared=lambda spec, isa: {}
+    )
 
 
 def source_of(program: Program) -> str:

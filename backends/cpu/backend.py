@@ -114,12 +114,12 @@ class CpuBackend:
 
 
 def translation_units(text: UnitText) -> list[Source]:
-    """A unit as it is compiled: one translation unit per kernel, the same in every model that has the kernel, and one for
-    the tables and the engine."""
+    """A unit as it is compiled: one translation unit per kernel, the same in every model that has the kernel, one for each
+    text that several kernels share, and one for the tables and the engine."""
     from .toolchain import Source
 
     headers = (text.includes, f"{text.abi}\n{text.vectors}")
-    kernels = [Source(kernel, headers) for kernel in text.kernels.values()]
+    kernels = [Source(part, headers) for part in (*text.shared.values(), *text.kernels.values())]
     return [*kernels, Source(f"{text.abi}\n{text.program}")]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from planish.backends.cpu import isa, toolchain
+from planish.backends.cpu.toolchain import Source
 from planish.codegen.render import LANES, preamble
 from planish.codegen.specs import ISA_LEVELS
 from planish.compiler.errors import ToolchainError, UsageError
@@ -52,6 +53,45 @@ def test_several_units_are_linked(cache: Path) -> None:
     units = [EXPORT + "int one() { return 1; }\n", "int one();\n" + EXPORT + "int two() { return one() + one(); }\n"]
     units[1] = units[1].replace("int one();", 'extern "C" int one();')
     assert ctypes.CDLL(str(toolchain.build(units, "portable"))).two() == 2
+
+
+HEADERS = (
+    "#include <string.h>\nstatic int length(const char* s) { return (int)strlen(s); }\n",
+    '#define TEXT "four"\n',
+)
+
+
+def with_headers(name: str) -> Source:
+    return Source(EXPORT + f"int {name}() {{ return length(TEXT); }}\n", HEADERS)
+
+
+def test_the_same_bytes_whatever_the_cache_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone and among others, in a cache of another name, with the header precompiled and as text."""
+    sources = [with_headers(name) for name in "abcd"]
+    found: set[bytes] = set()
+    for folder, before in (("one", ()), ("another", sources[2:3]), ("a-third", sources)):
+        monkeypatch.setenv("PLANISH_CACHE_DIR", str(tmp_path / folder))
+        for source in before:
+            toolchain.build([source], "portable")
+        path = toolchain.build(sources, "portable")
+        assert ctypes.CDLL(str(path)).d() == 4
+        found.add(path.read_bytes())
+        precompiled = toolchain.find_compiler().kind == "gcc" and folder == "one"
+        assert len(list((tmp_path / folder).rglob("*.gch"))) == precompiled, folder
+    assert len(found) == 1
+
+
+def test_what_any_build_had_is_not_compiled_again(cache: Path) -> None:
+    def compiled(names: str) -> list[tuple[int, int]]:
+        calls: list[tuple[int, int]] = []
+        toolchain.build([with_headers(name) for name in names], "portable", progress=lambda *call: calls.append(call))
+        return calls
+
+    assert compiled("ab") == [(0, 2), (1, 2), (2, 2)]
+    assert compiled("abc") == [(0, 1), (1, 1)]
+    assert compiled("ca") == compiled("ca") == []
+    headers = [path.read_text() for path in cache.rglob("*.hpp")]
+    assert sorted(headers) == sorted(HEADERS), "headers are kept once"
 
 
 def test_a_failing_compiler_says_its_first_error_and_keeps_the_source(cache: Path) -> None:

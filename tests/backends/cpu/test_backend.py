@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import pytest
 from graph_harness import B, S, Sketch, optimised
 
+from planish.backends.cpu import isa, toolchain
 from planish.backends.cpu.backend import BACKEND
+from planish.codegen.program import Program
 from planish.codegen.specs import ISA_LEVELS
-from planish.codegen.unit import render_unit
+from planish.codegen.unit import render_unit, split_unit
 from planish.compiler.errors import LoweringError
 from planish.compiler.graph import Node
 from planish.compiler.structure import difference
@@ -42,6 +48,41 @@ def test_lowering_is_pure_and_repeats_itself(target) -> None:  # type: ignore[no
     assert difference(before, graph, provenance=True) is None
     assert render_unit(BACKEND.lower(graph, target)) == first
     assert render_unit(BACKEND.lower(optimised(g.graph, target.level), target)) == first
+
+
+def test_models_share_what_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A unit is one file to a reader, which compiles by itself to the same kernels; and a kernel that another model has
+    is not compiled again."""
+    monkeypatch.setenv("PLANISH_CACHE_DIR", str(tmp_path))
+    level = "avx2" if "avx2" in isa.available() else "portable"
+
+    def units(widths: Sequence[int]) -> Program:
+        g = Sketch()
+        x = g.input(B, 16)
+        for number, width in enumerate(widths):
+            x = g("relu" if number % 2 else "tanh", g("linear", x, g.random(width, x.shape[-1]), g.random(width)))
+        g.output(x)
+        return BACKEND.lower(optimised(g.graph, level), find_target(f"cpu:{level}"))
+
+    calls: list[tuple[int, int]] = []
+    first, second = units([16, 16, 8]), units([8, 24])
+    text = split_unit(first)
+    assert len(text.kernels) == 2
+    assert list(text.shared) == ["tiles_F32"]
+    binary, whole = BACKEND.build(first, lambda *call: calls.append(call))
+    assert calls[-1] == (4, 4), "two linears, their tiles, the tables"
+    BACKEND.build(second, lambda *call: calls.append(call))
+    assert calls[-1] == (1, 1), "the tables"
+
+    def of_interest(binary: bytes) -> list[str]:
+        (tmp_path / "unit.so").write_bytes(binary)
+        found = subprocess.check_output(["nm", "-D", "--defined-only", str(tmp_path / "unit.so")], text=True)
+        return sorted(line.split()[-1] for line in found.splitlines())
+
+    names = of_interest(binary)
+    assert "planish_run" in names
+    assert not any("k_" in name or "gemm" in name for name in names), "kernels are seen by nobody else"
+    assert of_interest(toolchain.build(whole, level).read_bytes()) == names
 
 
 def test_launches_say_what_they_do() -> None:

@@ -57,8 +57,11 @@ class Signature:
         found: Sizes = {}
         for port in self.inputs:
             for dim, size in zip(port.shape, arrays[port.name].shape, strict=False) if port.name in arrays else ():
-                if isinstance(dim, Expr) and symbols(dim) == {str(dim)}:
-                    found.setdefault(str(dim), int(size))
+                if isinstance(dim, Expr) and len(names := symbols(dim)) == 1:
+                    (name,) = names
+                    value = _solved(dim, name, int(size))
+                    if value is not None:
+                        found.setdefault(name, value)
         return found
 
     def usual(self) -> Sizes:
@@ -67,6 +70,15 @@ class Signature:
             name: max(low, min(high, 1 if "batch" in name or i == 0 else 128))
             for i, (name, (low, high)) in enumerate(self.symbols.items())
         }
+
+
+def _solved(dim: Expr, name: str, size: int) -> int | None:
+    """The symbol's value for which ``dim``, a multiple of it plus a number (``320*frames``), is ``size``; None if unknown."""
+    at = [evaluate(dim, {name: value}) for value in (0, 1, 2)]
+    step = at[1] - at[0]
+    if step == 0 or at[2] - at[1] != step or (size - at[0]) % step:
+        return None
+    return (size - at[0]) // step
 
 
 def by_name(signature: Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Arrays:

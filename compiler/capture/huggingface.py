@@ -53,11 +53,12 @@ class FolderModel:
 
     def facts(self) -> list[tuple[str, str]]:
         """The model, its task, a line for each input with bounds and origin, and the notes, for people."""
-        bounds = {name: bound for i in self.inputs for name, bound in i.bounds.items()}
+        name = type(self.model).__name__
+        bounds = {symbol: bound for i in self.inputs for symbol, bound in i.bounds.items()}
         width = max(len(str(i)) for i in self.inputs)
-        ranges = ", ".join(f"{name} {low}..{high}" for name, (low, high) in bounds.items())
+        ranges = ", ".join(f"{symbol} {low}..{high}" for symbol, (low, high) in bounds.items())
         return [
-            ("model", f"{type(self.model).__name__} for {self.task}"),
+            ("model", name if name == self.task else f"{name} for {self.task}"),
             ("inputs", "\n".join(f"{i!s:{width}}  {i.origin}" for i in self.inputs)),
             ("dimensions", ranges or "all fixed"),
             *(("note", note) for note in self.notes),

@@ -27,6 +27,8 @@ class Task:
 
 #: Tried in order for an architecture: the more telling ones first.
 TASKS = (
+    Task("speech-encoder", "AutoModelForSpeechSeq2Seq", "encoder"),
+    Task("text2text-encoder", "AutoModelForSeq2SeqLM", "encoder"),
     Task("text-classification", "AutoModelForSequenceClassification"),
     Task("token-classification", "AutoModelForTokenClassification"),
     Task("question-answering", "AutoModelForQuestionAnswering"),
@@ -39,8 +41,6 @@ TASKS = (
     Task("zero-shot-image-classification", "AutoModelForZeroShotImageClassification"),
     Task("audio-classification", "AutoModelForAudioClassification"),
     Task("automatic-speech-recognition", "AutoModelForCTC"),
-    Task("speech-encoder", "AutoModelForSpeechSeq2Seq", "encoder"),
-    Task("text2text-encoder", "AutoModelForSeq2SeqLM", "encoder"),
     Task("feature-extraction", "AutoModel"),
     Task("text-features", "AutoModel", "text"),
     Task("image-features", "AutoModel", "image"),
@@ -114,7 +114,10 @@ def choose(config: Any, wanted: str | None, sentence: bool) -> tuple[Any, Task]:
             "give --task for a class that it has, or install the transformers that the folder was made with",
         )
     task = next((t for t in TASKS if architecture in _architectures(t, config.model_type)), None)
-    return kind, _narrowed(config, task or Task(architecture, architecture))
+    if task is None:  # a head that no task is for, or a part of a model (T5EncoderModel)
+        task = Task("feature-extraction" if architecture.endswith("Model") else architecture, architecture)
+        return kind, task
+    return kind, _narrowed(config, task)
 
 
 def _narrowed(config: Any, task: Task) -> Task:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import sys
@@ -74,6 +75,14 @@ def line_of_error(error: BaseException) -> str | None:
     if best is None:
         best = source_line(str(error)) if 'File "' in str(error) else None
     return best
+
+
+def line_of_class(kind: type) -> str | None:
+    """``file:line`` of a class's definition; None where there is no source."""
+    try:
+        return f"{_readable(str(Path(inspect.getsourcefile(kind) or '').resolve()))}:{inspect.getsourcelines(kind)[1]}"
+    except (OSError, TypeError):
+        return None
 
 
 def module_path(meta: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ from . import custom, scalars
 from .locations import module_path, source_line
 from .mutation import roots, twin
 from .symbols import SymbolTable, Unsupported
-from .weights import dtype_of, identity, to_numpy, to_torch
+from .weights import dtype_of, identity, peculiarity, to_numpy, to_torch
 
 Handler = Callable[..., Any]
 HANDLERS: dict[str, Handler] = {}
@@ -164,8 +164,11 @@ class Lowering:
         if handler is None:
             if not poisoned and self._folded(node):
                 return
-            random = isinstance(target, torch._ops.OpOverload) and is_random(target)
-            self._fail(node, name, "it draws random numbers" if random else "")
+            overload = target if isinstance(target, torch._ops.OpOverload) else None
+            random = overload is not None and is_random(overload)
+            self._fail(
+                node, name if overload else "a transform of torch.func", "it draws random numbers" if random else ""
+            )
         elif poisoned:
             self.poisoned.add(node)
         else:
@@ -212,6 +215,8 @@ class Lowering:
 
     def _fail(self, node: fx.Node, op: str, why: str) -> None:
         self._path, self._location = module_path(node.meta), source_line(node.meta.get("stack_trace"))
+        if not why or "element type" in why:
+            why = peculiarity([n.meta.get("val") for n in (node, *node.all_input_nodes)]) or why
         self.failures.append(Failure(node.target, op, why, self._location, self._path))
         self.poisoned.add(node)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from ..types import DType
 from .symbols import Unsupported
@@ -26,6 +27,25 @@ def dtype_of(dtype: torch.dtype) -> DType:
         return TORCH_TO_DTYPE[dtype]
     except KeyError:
         raise Unsupported(f"the element type {str(dtype).removeprefix('torch.')} is not supported") from None
+
+
+def peculiarity(value: object) -> str | None:
+    """What makes a tensor one that has no place in the IR, as half a sentence; None for a plain one. Looks into lists."""
+    if isinstance(value, (list, tuple)):
+        return next((found for item in value if (found := peculiarity(item)) is not None), None)
+    if not isinstance(value, torch.Tensor):
+        return None
+    if value.is_nested:
+        return "it works on nested tensors"
+    if value.layout is not torch.strided:
+        return "it works on sparse tensors"
+    if value.dtype.is_complex:
+        return "it works on complex numbers"
+    if value.is_quantized:
+        return "it works on quantised tensors"
+    if free_unbacked_symbols(value):
+        return "the size of its result depends on the data"
+    return None
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
@@ -53,5 +73,8 @@ def to_torch(array: np.ndarray, dtype: DType) -> torch.Tensor:
 def identity(tensor: torch.Tensor) -> tuple[object, ...]:
     """Equal for tensors that are the same data seen the same way (tied weights)."""
     empty = tensor.numel() == 0
-    place = id(tensor) if empty else tensor.data_ptr()
+    try:
+        place = id(tensor) if empty else tensor.data_ptr()
+    except RuntimeError:
+        raise Unsupported("a tensor of the trace is used as if it were a weight") from None
     return (place, tensor.dtype, tuple(tensor.shape), tuple(tensor.stride()))

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from capture.oracle import Function
+from capture.oracle import Function, check
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.testing._internal.two_tensor import TwoTensor
 
 from planish.compiler.capture.torch_export import capture
 from planish.compiler.errors import CaptureError, UsageError
@@ -81,7 +82,20 @@ def test_a_branch_on_data_names_its_line() -> None:
         (lambda x: nn.functional.dropout(x, 0.5, True), ["aten.dropout", "draws random numbers"]),
         (lambda x: torch.fft.fft(x).real, ["aten.fft_fft"]),
         (lambda x: torch.cond(x.sum() > 0, lambda y: y + 1, lambda y: y - 1, (x,)), ["cond", "a branch on data"]),
-        (lambda x: nn.functional.max_pool1d(x[None], 3, ceil_mode=True), ["aten.max_pool1d", "ceil_mode"]),
+        (lambda x: torch.view_as_complex(x.reshape(3, 2, 2)).abs(), ["aten.view_as_complex", "complex numbers"]),
+        (lambda x: torch.polar(x, x).real, ["aten.polar", "complex numbers"]),
+        (lambda x: x.to_sparse().to_dense(), ["aten.to_sparse", "sparse tensors"]),
+        (lambda x: x.to(torch.float8_e4m3fn).float(), ["float8_e4m3fn is not supported"]),
+        (lambda x: x.repeat_interleave(x[:, 0].long(), 0), ["aten.repeat_interleave", "depends on the data"]),
+        (lambda x: torch.nn.functional.gumbel_softmax(x), ["aten.exponential_", "draws random numbers"]),
+        (lambda x: torch.nested.nested_tensor([x, x]).to_padded_tensor(0), ["makes a nested tensor at"]),
+        (lambda x: torch.from_numpy(x.numpy() * 2), ["leaves PyTorch for numpy at", "test_errors.py:"]),
+        (lambda x: torch.func.vmap(lambda row: row.sum())(x), ["a transform of torch.func at"]),
+        (lambda x: torch.autograd.grad(x.sum(), x)[0], ["computes gradients at"]),
+        (lambda x: x * 2 if x.sum().item() > 0 else x, ["a decision that depends on the data at"]),
+        (lambda x: sum(x for _ in range(int(x.sum()))), ["a decision that depends on the data at"]),
+        (lambda x: None, ["returns no tensor"]),
+        (lambda x: type("Result", (), {"y": x})(), ["returns a Result"]),
         (lambda x: x.view(torch.int32), ["aten.view.dtype", "bits"]),
         (lambda x: x.fill_(1.0), ["writes to its input 'args.0'"]),
         (lambda x: x.no_such_method(), ["cannot export the model", "no_such_method"]),
@@ -118,6 +132,146 @@ def test_a_buffer_that_is_written() -> None:
 )
 def test_inputs_without_a_counterpart(tensor: Tensor, words: str) -> None:
     assert words in refused(nn.Identity(), tensor).message
+
+
+class Holder(nn.Module):
+    """Something with a tensor that is of no use."""
+
+    def __init__(self, **tensors: Any) -> None:
+        super().__init__()
+        for name, tensor in tensors.items():
+            if isinstance(tensor, nn.Parameter):
+                self.register_parameter(name, tensor)
+            else:
+                self.register_buffer(name, tensor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1
+
+
+def on_meta() -> nn.Module:
+    with torch.device("meta"):
+        return nn.Linear(4, 4)
+
+
+def scripted() -> nn.Module:
+    return torch.jit.script(nn.Linear(4, 4))
+
+
+def quantised_tensor() -> Tensor:
+    return torch.quantize_per_tensor(X, 0.1, 0, torch.qint8)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("make", "words", "hint"),
+    [
+        (lambda: Holder(w=X.to_sparse()), "the buffer 'w' is a sparse_coo tensor", "to_dense"),
+        (lambda: Holder(w=X.to_sparse_csr()), "the buffer 'w' is a sparse_csr tensor", "to_dense"),
+        (lambda: Holder(w=quantised_tensor()), "the buffer 'w' is a quantised tensor (qint8)", "w8a8-dynamic"),
+        (lambda: torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(4, 4)), {nn.Linear}),
+         "its module '0' is quantised already (Linear)", "w8a8-dynamic"),
+        (lambda: Holder(w=nn.Parameter(TwoTensor(X, X))), "the parameter 'w' is a TwoTensor (", "float model"),
+        (on_meta, "the parameter 'weight' has no data", "load the weights"),
+        (lambda: nn.LazyLinear(4), "the parameter 'weight' has no shape yet", "run the model once"),
+        (scripted, "the model is TorchScript", "nn.Module"),
+        (lambda: nn.Sequential(scripted()), "its module '0' is TorchScript", "nn.Module"),
+    ],
+)  # fmt: skip
+def test_models_that_are_not_admitted(make: Callable[[], nn.Module], words: str, hint: str) -> None:
+    error = refused(make(), (X,))
+    assert words in error.message
+    assert hint in error.hint
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("make", "words", "kind"),
+    [
+        (X.numpy, "the input 'input' is a numpy array", UsageError),
+        (lambda: {1, 2}, "the input 'input' has the type set", UsageError),
+        (lambda: X.to("meta"), "the input 'input' has no data", CaptureError),
+        (quantised_tensor, "the input 'input' is a quantised tensor", CaptureError),
+        (
+            lambda: torch.nested.nested_tensor([X, X[:2]], layout=torch.jagged),
+            "the input 'input' is a nested",
+            CaptureError,
+        ),
+    ],
+)
+def test_inputs_that_are_not_admitted(make: Callable[[], Any], words: str, kind: type[Exception]) -> None:
+    value = make()
+    assert words in refused(nn.Identity(), (value,), error=kind).message
+    assert words.replace("'input'", "'input.0'") in refused(nn.Identity(), ([value],), error=kind).message
+
+
+def test_a_module_without_forward() -> None:
+    assert "a ModuleList is no model" in refused(nn.ModuleList([nn.Linear(4, 4)]), (X,), error=UsageError).message
+
+
+def test_a_cuda_device_that_is_not_there() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    assert "moves tensors to a CUDA device at" in refused(Function(lambda x: x.cuda()), (X,)).message
+
+
+def test_packed_sequences_name_their_line() -> None:
+    class Packed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTM(4, 4, batch_first=True)
+
+        def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+            packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+            return self.lstm(packed)[0].data
+
+    error = refused(Packed(), (X[None], torch.tensor([3])))
+    assert "packs sequences at" in error.message
+    assert "padded" in error.hint
+
+
+class Swish(torch.autograd.Function):
+    """Custom, but made of ops that can be traced."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * torch.sigmoid(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class ByNumpy(torch.autograd.Function):
+    """Custom, and computed outside of PyTorch."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.from_numpy(x.numpy() * 2)
+
+
+def test_custom_autograd_functions_are_traced_through_or_named() -> None:
+    check(Function(Swish.apply), (X,))
+    error = refused(Function(ByNumpy.apply), (X,))
+    assert "leaves PyTorch for numpy at " in error.message
+    assert line_of("return torch.from_numpy(x.numpy() * 2)") in error.message
+    assert "register_op" in error.hint
+
+
+def test_what_looks_odd_and_is_fine() -> None:
+    hooked = nn.Linear(4, 4)
+    hooked.register_forward_hook(lambda module, inputs, output: output * 2)
+    hooked.register_forward_pre_hook(lambda module, inputs: (inputs[0] + 1,))
+    check(hooked, (X,))
+    check(nn.DataParallel(nn.Linear(4, 4)), (X,))
+    check(torch.compile(nn.Linear(4, 4)), (X,))
+    check(Holder(w=nn.Parameter(torch.ones(3, dtype=torch.complex64))), (X,))  # unused
+    check(nn.Linear(4, 4).half(), (X.half(),), tolerance=2e-3)
+    dropout = nn.Sequential(nn.Linear(4, 4), nn.Dropout()).train()
+    assert "dropout" not in [n.op for n in capture(dropout, (X,)).graph.nodes]
+    assert dropout.training
+    check(Function(lambda x, mode, times: x * times if mode == "mode" else x), (X, "mode", 3))
 
 
 def test_dimensions_that_the_model_fixes_or_ties() -> None:

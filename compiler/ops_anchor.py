@@ -45,6 +45,19 @@ def _attention(node: Node) -> list[TensorType]:
     return [TensorType(node.attrs["out_dtype"] or q.dtype, (*q.shape[:-1], v.shape[-1]))]
 
 
+def _rotary(node: Node) -> list[TensorType]:
+    x, cos, sin = (type_of(v) for v in node.inputs)
+    same_dtype(node, node.inputs)
+    if cos.shape != sin.shape or not cos.rank or not x.rank:
+        raise fail(node, f"the tables {cos} and {sin} differ in shape")
+    turned, width = cos.shape[-1], x.shape[-1]
+    if not isinstance(turned, int) or not isinstance(width, int) or 2 * turned > width:
+        raise fail(node, f"tables {cos} turn more elements than {x} has")
+    if broadcast(node, [x.shape[:-1], cos.shape[:-1]]) != x.shape[:-1]:
+        raise fail(node, f"the tables {cos} do not broadcast to {x}")
+    return [x]
+
+
 def _quantize_dynamic(node: Node) -> list[TensorType]:
     x = type_of(node.inputs[0])
     return [TensorType(DType.i8, x.shape), TensorType(DType.f32, (*x.shape[:-1], 1))]
@@ -95,6 +108,17 @@ define(
     flops=_attention_flops,
 )
 
+
+define(
+    "rotary",
+    "x cos sin",
+    _rotary,
+    "rotary position embedding (Su et al. 2021): (x1, x2) becomes (x1 cos - x2 sin, x2 cos + x1 sin), where x1 and x2 are the "
+    "halves, or if `interleaved` the even and odd elements, of the first 2 n elements of the last axis, n the length of the "
+    "tables; what lies behind them passes through",
+    attrs={"interleaved": False},
+    flops=3,
+)
 
 define(
     "quantize_dynamic",

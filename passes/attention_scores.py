@@ -119,16 +119,16 @@ def times(graph: Graph, value: Value) -> tuple[Value, float]:
 
 
 def unscaled(graph: Graph, value: Value, before: Node, depth: int = _DEPTH) -> tuple[Value, float]:
-    """``value`` as (x, number) with ``value = x * number``, the multiplication found behind views as well."""
+    """``value`` as (x, number) with ``value = x * number``, the multiplication found behind views and rotations as well."""
     inner, number = times(graph, value)
     node = inner.node
-    if node is None or depth == 0 or node.op not in VIEWS or node.inputs[0] is None:
+    if node is None or depth == 0 or node.op not in (*VIEWS, "rotary") or node.inputs[0] is None:
         return inner, number
     source, factor = unscaled(graph, node.inputs[0], before, depth - 1)
     if source is node.inputs[0]:
         return inner, number
     view = graph.insert(
-        node.op, [source], node.attrs, before=before, name=node.name, location=node.location, sources=node.sources
+        node.op, [source, *node.inputs[1:]], node.attrs, before=before, name=node.name, location=node.location, sources=node.sources
     )
     return view.output, number * factor
 

@@ -145,8 +145,14 @@ def _concat(graph: Graph, node: Node) -> Value | None:
     parts = [v for v in node.operands if v.shape[node.attrs["axis"]] != 0]
     if len(parts) == 1:
         return parts[0]
-    if parts and len(parts) < len(node.inputs):
-        return _add(graph, node, "concat", list(parts), axis=node.attrs["axis"])
+    axis, rank = node.attrs["axis"], node.output.type.rank
+    flat: list[Value] = []
+    for v in parts:
+        nested = v.node is not None and v.node.op == "concat" and v.use_count == 1 and v not in graph.outputs
+        same = nested and v.node.attrs["axis"] % rank == axis % rank  # type: ignore[union-attr]
+        flat.extend(v.node.operands if same else [v])  # type: ignore[union-attr]
+    if flat and (len(flat) != len(node.inputs) or flat != node.operands):
+        return _add(graph, node, "concat", list(flat), axis=axis)
     return None
 
 
@@ -169,6 +175,9 @@ def _cast(graph: Graph, node: Node) -> Value | None:
         return _add(graph, node, "cast", [inner.inputs[0]], dtype=dtype)
     if inner.op == "expand":
         return _spread(graph, node, _add(graph, node, "cast", [inner.inputs[0]], dtype=dtype))
+    if inner.op == "concat" and x.use_count == 1 and x not in graph.outputs:  # round where the parts are made
+        parts: list[Value | None] = [_add(graph, node, "cast", [v], dtype=dtype) for v in inner.operands]
+        return _add(graph, node, "concat", parts, axis=inner.attrs["axis"])
     return None
 
 

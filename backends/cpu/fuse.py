@@ -14,11 +14,11 @@ from ...passes.fusion import SOURCES, enclose, external, results, settle
 from .lower_conv import has_rows
 from .regions import LOOKUPS, WINDOWS
 
-_LINEARS = frozenset({"linear", "qlinear"})
-_FLOATING = frozenset({DType.f32, DType.bf16, DType.f16, DType.bool, DType.i8})
+LINEARS = frozenset({"linear", "qlinear"})
+FLOATING = frozenset({DType.f32, DType.bf16, DType.f16, DType.bool, DType.i8})
 
 
-@dataclass
+@dataclass(eq=False)
 class Group:
     """Nodes that will be one kernel; ``space`` is the shape it runs over."""
 
@@ -66,6 +66,13 @@ def _flat(shape: tuple[Dim, ...], space: tuple[Dim, ...]) -> bool:
     return all(d == 1 for d in outer) or (outer == space[:-1][len(space) - len(shape) :] and len(shape) == len(space))
 
 
+def _producer(value: Value) -> Node | None:
+    """What computes ``value``, seen through reshapes."""
+    while value.node is not None and value.node.op == "reshape" and value.node.inputs[0] is not None:
+        value = value.node.inputs[0]
+    return value.node
+
+
 @dataclass(frozen=True)
 class Fuse:
     """Fuse elementwise and row-wise ops into the linear in front of them, into each other, and into the linear behind.
@@ -82,12 +89,13 @@ class Fuse:
         at = settle(graph)
         taken: set[Node] = set()
         groups: list[Group] = []
-        anchors = [n for n in graph.nodes if n.op in (*_LINEARS, *WINDOWS, "matmul")]
+        anchors = [n for n in graph.nodes if n.op in (*LINEARS, *WINDOWS, "matmul")]
         groups.extend(self._grow(graph, n, Group([], n.output.shape, n), at, taken) for n in anchors)
         for node in list(graph.nodes):
             if node not in taken and self._seeds_rows(node):
                 space = node.inputs[0].shape if reduces_rows(node) else node.outputs[0].shape  # type: ignore[union-attr]
                 groups.append(self._grow(graph, node, Group([], space or (1,)), at, taken))
+        self._siblings(graph, groups, at)
         self._prologues(graph, groups, at)
         fused = 0
         for group in sorted(groups, key=lambda g: at[self._place(g, at)]):
@@ -97,9 +105,6 @@ class Fuse:
                 context.at(place)
                 enclose(graph, members, place)
                 fused += 1
-        for node in graph.nodes:
-            if node.op not in SOURCES and node.op != "fused" and (is_elementwise(node) or reduces_rows(node)):
-                context.note(f"{node.op} stays a kernel of its own: nothing it can run in the same pass with", node)
         return PassResult(bool(fused))
 
     def _place(self, group: Group, at: dict[Node, int]) -> Node:
@@ -165,20 +170,43 @@ class Fuse:
             return False
         if group.anchor is None:
             return True
-        if rows and not (group.anchor.op in _LINEARS or has_rows(group.anchor)):
+        if rows and not (group.anchor.op in LINEARS or has_rows(group.anchor)):
             return False
         values = [*node.operands, *node.outputs]
-        if any(v.dtype not in _FLOATING for v in values):
+        if any(v.dtype not in FLOATING for v in values):
             return False
         return group.anchor.op == "matmul" or all(
             v in group.inside_outputs or _flat(v.shape, group.space) for v in node.operands
         )
 
+    def _siblings(self, graph: Graph, groups: list[Group], at: dict[Node, int]) -> None:
+        """Make one of the row groups that compute the parts of a concatenation from the same values."""
+        owner = {member: group for group in groups for member in group.members}
+        for node in graph.nodes:
+            if node.op != "concat":
+                continue
+            found = [owner.get(p) for p in (_producer(v) for v in node.operands) if p is not None]
+            parts = list(dict.fromkeys(g for g in found if g is not None and g.anchor is None))
+            for second in parts[1:]:
+                first = parts[0]
+                begin = min(at[m] for m in first.members)
+                if second.space != first.space or len(first.members) + len(second.members) > self.max_nodes:
+                    continue
+                shared = set(external(first.members)) & set(external(second.members))
+                if not any(v.shape == first.space for v in shared):
+                    continue
+                if any(v.node is not None and at[v.node] >= begin for v in external(second.members)):
+                    continue
+                for member in second.members:
+                    first.add(member)
+                    owner[member] = first
+                groups.remove(second)
+
     def _prologues(self, graph: Graph, groups: list[Group], at: dict[Node, int]) -> None:
         """Move a row group whose results only one linear reads, as its x (and scales), into that linear."""
         owner = {member: group for group in groups for member in group.members}
         for group in list(groups):
-            if group.anchor is None or group.anchor.op not in _LINEARS:
+            if group.anchor is None or group.anchor.op not in LINEARS:
                 continue
             anchor = group.anchor
             x = anchor.inputs[0]
@@ -191,7 +219,7 @@ class Fuse:
             if any(v not in wanted or v in graph.outputs or any(u is not anchor for u in v.users) for v in made):
                 continue
             if any(n.op in LOOKUPS for n in feeder.members) or any(
-                v.dtype not in _FLOATING for n in feeder.members for v in (*n.operands, *n.outputs)
+                v.dtype not in FLOATING for n in feeder.members for v in (*n.operands, *n.outputs)
             ):
                 continue
             if not all(_flat(v.shape, feeder.space) for v in external(feeder.members)):

@@ -19,7 +19,7 @@ from ...passes.batching import batch_symbol
 from ...passes.fusion import SOURCES, VIEWS
 from .custom_ops import cpp_op, lower_custom
 from .lower_anchors import lower_attention, lower_linear, lower_matmul
-from .lower_conv import lower_conv, lower_fold, lower_pool
+from .lower_conv import lower_conv, lower_fold, lower_group_stats, lower_pool
 from .lower_order import ORDER
 from .lower_recurrent import lower_recurrent
 from .lower_rows import copy_program, fill_program, lower_lookup_elements, lower_rows
@@ -38,6 +38,7 @@ class Lowering:
         self.views: dict[Value, View] = {}
         self._constants: dict[Any, int] = {}
         self._weight_end = 0
+        self.reader: Node | None = None  # what is being lowered; None: the outputs
 
     # -- memory -------------------------------------------------------------------------------------------------------
     def buffer(self, name: str, kind: Any, size: Dim, offset: int = 0) -> int:
@@ -177,9 +178,11 @@ class Lowering:
         dims_.append(private)
         total = cost(region.owner) if moved is None else Cost(0, moved)
         label = region.label if moved is None else "copy"
+        reason = "" if moved is None else why_copied(region.owner, self.reader)
         self.program.launches.append(
             Launch(
-                spec, tuple(pointers), tuple(dims_), label, scratch, region.sources, precision, total.flops, total.bytes
+                spec, tuple(pointers), tuple(dims_), label, scratch, region.sources, precision, total.flops, total.bytes,
+                reason,
             )
         )  # fmt: skip
 
@@ -222,11 +225,13 @@ class Lowering:
             number = self.buffer(f"out.{name}", "output", value.type.bytes)
             program.outputs.append(Port(name, value.dtype, value.shape, number))
         for node in graph.nodes:
+            self.reader = node
             try:
                 self._node(node)
             except LoweringError as error:
                 where = f" ({node.location})" if node.location else ""
                 raise LoweringError(f"{node.op} {node.name}{where}: {error.message}", error.hint) from None
+        self.reader = None
         for port, value in zip(program.outputs, graph.outputs, strict=True):
             view = self.view(value)
             if view.buffer != port.buffer:
@@ -252,6 +257,8 @@ class Lowering:
             self._concat(node)
         elif node.op == "pad":
             self._pad(node)
+        elif node.op == "group_stats":
+            lower_group_stats(self, node)
         elif node.op == "recurrent":
             lower_recurrent(self, node)
         elif (own := cpp_op(node)) is not None:
@@ -317,6 +324,23 @@ class Lowering:
         for axis, low in enumerate(node.attrs["low"]):
             inner = inner.slice(axis, low, source.shape[axis], 1)
         self.copy(self.view(source), inner, source.dtype, self.storage(source), node)
+
+
+def why_copied(owner: Node, reader: Node | None) -> str:
+    """Why data that ``owner`` yields is copied for ``reader`` (None: for an output), for the report."""
+    if owner.op == "concat":
+        return "concat puts its parts side by side in memory"
+    if owner.op == "pad":
+        return "pad makes room around its operand in memory"
+    if reader is None:
+        return f"an output has to lie in order, and a {owner.op} does not move what it is of"
+    anchor = Region.of(reader).anchor
+    name = reader.op if anchor is None else "linear" if anchor.op == "qlinear" else anchor.op
+    if reader.op == "fused" and anchor is None:
+        name = Region.of(reader).label
+    if owner is reader or owner.op not in VIEWS:
+        return f"{name} reads its operand in another order than it lies in"
+    return f"{name} reads its operand in order, and a {owner.op} in front leaves it where it was"
 
 
 def _behind(value: Value) -> Value:

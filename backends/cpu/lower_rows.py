@@ -223,7 +223,10 @@ def lower_rows(low: Lowering, region: Region) -> None:
     whole_rows = any(n.op in REDUCING or n.op in LOOKUPS for n in region.nodes)
     for inside, value in region.results:
         if value.use_count or value in low.graph.outputs:
-            builder.store(value, low.allocate(value, low.preferred_order(value)), inside)
+            place = low.home(value)
+            if place is None:
+                place = low.allocate(value, low.preferred_order(value))
+            builder.store(value, place, inside)
     program, pointers, sizes = builder.finish(merge_inner=not whole_rows)
     low.launch(region, program, pointers, sizes)
 

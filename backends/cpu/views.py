@@ -38,6 +38,11 @@ class View:
         want = contiguous_strides(self.shape)
         return all(d == 1 or s == w for d, s, w in zip(self.shape, self.strides, want, strict=True))
 
+    def covers(self, other: View) -> bool:
+        """Whether both are the same elements in the same memory."""
+        moving = [(d, s, t) for d, s, t in zip(self.shape, self.strides, other.strides, strict=True) if d != 1]
+        return self.buffer == other.buffer and self.offset == other.offset and all(s == t for _, s, t in moving)
+
     def transpose(self, perm: Sequence[int]) -> View:
         return View(self.buffer, tuple(self.shape[p] for p in perm), tuple(self.strides[p] for p in perm), self.offset)
 

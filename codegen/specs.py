@@ -289,6 +289,18 @@ class ScatterSpec:
 
 
 @dataclass(frozen=True)
+class GroupStatsSpec:
+    """What a group normalisation does to every channel: y = x * scale + shift. Sums are f32 per channel, f64 across channels.
+
+    pointers: x (channels-last), weight and bias of the channels (f32 [channels], or null), scale, shift (f32 [batch, channels]).
+    dims: batch, cells (positions of space), channels, groups, then the strides of x along batch and cells.
+    """
+
+    x: Storage
+    eps: float
+
+
+@dataclass(frozen=True)
 class RecurrentSpec:
     """One recurrent layer in one direction over a whole sequence, in f32; see the op ``recurrent``.
 
@@ -306,7 +318,7 @@ KernelSpec = (
     | LinearSpec
     | MatmulSpec
     | AttentionSpec
-    | WindowSpec | RecurrentSpec
+    | WindowSpec | GroupStatsSpec | RecurrentSpec
     | CustomSpec
     | ScanSpec
     | SortSpec

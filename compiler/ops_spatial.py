@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from .dims import Dim, dim_min, divide_exactly, floordiv, product
 from .graph import Node
 from .ops_schema import REQUIRED, define, fail, type_of
-from .types import TensorType
+from .types import DType, TensorType
 
 
 def conv_output(
@@ -95,6 +95,14 @@ def _pool(node: Node) -> list[TensorType]:
     return [TensorType(x.dtype, _joined(node, x, channels, sizes))]
 
 
+def _group_stats(node: Node) -> list[TensorType]:
+    x, groups = type_of(node.inputs[0]), node.attrs["groups"]
+    if x.rank < 3 or divide_exactly(x.shape[-1], groups) is None:
+        raise fail(node, f"the channels of {x}, which are last, do not fall into {groups} groups")
+    one = TensorType(DType.f32, (x.shape[0], *(1 for _ in x.shape[1:-1]), x.shape[-1]))
+    return [one, one]
+
+
 def _conv_flops(node: Node) -> Dim:
     return 2 * node.output.type.elements * product(type_of(node.inputs[1]).shape[1:])
 
@@ -140,4 +148,9 @@ define(
     "`divisor`",
     attrs={**_WINDOWS, "count_include_pad": True, "ceil_mode": False, "divisor": None, "channels_last": False},
     flops=_pool_flops,
+)  # fmt: skip
+define(
+    "group_stats", "x weight? bias?", _group_stats,
+    "the factor and the summand with which a group normalisation of [batch, *space, channels] takes every channel, in f32",
+    attrs={"groups": REQUIRED, "eps": REQUIRED}, flops=lambda node: 4 * type_of(node.inputs[0]).elements,
 )  # fmt: skip

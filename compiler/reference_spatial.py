@@ -86,6 +86,22 @@ def _avg_pool(attrs: Attrs, x: Tensor) -> Tensor:
     return (result.squeeze(2) if x.dim() == 3 else result).to(x.dtype)
 
 
+def _group_stats(
+    attrs: Attrs, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    groups = attrs["groups"]
+    apart = x.double().reshape(x.shape[0], -1, groups, x.shape[-1] // groups)
+    mean = apart.mean((1, 3), keepdim=True)
+    variance = (apart - mean).square().mean((1, 3), keepdim=True)
+    factor = torch.rsqrt(variance + attrs["eps"]).expand(-1, 1, -1, apart.shape[3]).reshape(x.shape[0], -1)
+    factor = factor if weight is None else factor * weight.double()
+    shift = -mean.expand(-1, 1, -1, apart.shape[3]).reshape(x.shape[0], -1) * factor
+    shift = shift if bias is None else shift + bias.double()
+    shape = (x.shape[0], *(1 for _ in x.shape[1:-1]), x.shape[-1])
+    return factor.float().reshape(shape), shift.float().reshape(shape)
+
+
+REFERENCE["group_stats"] = _group_stats
 REFERENCE["conv"] = _channels_second(_conv)
 REFERENCE["conv_transpose"] = _channels_second(_conv_transpose)
 REFERENCE["max_pool"] = _channels_second(_max_pool)

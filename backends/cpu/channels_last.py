@@ -122,7 +122,7 @@ def _conv(walk: _Walk, b: Builder, node: Node) -> Value | None:
     if array is None or node.output.type.rank > 5 or 0 in array.shape:
         return None
     bias = rest[0] if rest else None
-    source, padding, high = _with_padding(node, walk.last(b, x))
+    source, padding, high = _with_padding(b, node, walk.last(b, x))
     attrs = {**node.attrs, "padding": padding, "padding_high": high, "channels_last": True}
     pointwise = all(k == 1 for k in array.shape[2:]) and set(attrs["stride"]) == {1} and attrs["groups"] == 1
     if pointwise and not any(padding) and not any(high or ()):
@@ -131,10 +131,11 @@ def _conv(walk: _Walk, b: Builder, node: Node) -> Value | None:
     return walk.second(b, b("conv", source, w, bias, **attrs))
 
 
-def _with_padding(node: Node, x: Value) -> tuple[Value, tuple[int, ...], tuple[int, ...] | None]:
+def _with_padding(b: Builder, node: Node, x: Value) -> tuple[Value, tuple[int, ...], tuple[int, ...] | None]:
     """What a convolution reads with channels last, and its padding, when zeros that were put around it become part of it."""
     low, high = tuple(node.attrs["padding"]), node.attrs["padding_high"]
-    pad = x.node
+    narrowed = x.node if x.node is not None and x.node.op == "cast" and x.dtype.is_float else None
+    pad = x.node if narrowed is None or narrowed.inputs[0] is None else narrowed.inputs[0].node
     if pad is None or pad.op != "pad" or pad.attrs["value"] != 0:
         return x, low, high
     before, behind = pad.attrs["low"], pad.attrs["high"]
@@ -146,7 +147,8 @@ def _with_padding(node: Node, x: Value) -> tuple[Value, tuple[int, ...], tuple[i
     around = [
         tuple(a + p for a, p in zip(old, new[1:-1], strict=True)) for old, new in ((low, before), (high or low, behind))
     ]
-    return pad.inputs[0], around[0], around[1]
+    inner = pad.inputs[0]
+    return inner if narrowed is None else b("cast", inner, dtype=x.dtype), around[0], around[1]
 
 
 def _conv_transpose(walk: _Walk, b: Builder, node: Node) -> Value | None:
@@ -332,13 +334,36 @@ def _batch_norm(walk: _Walk, b: Builder, node: Node) -> Value | None:
     return walk.second(b, b("add", b("mul", walk.last(b, x), scale), shift))
 
 
+def _group_norm(walk: _Walk, b: Builder, node: Node) -> Value | None:
+    """One factor and one summand per channel and batch element, from the statistics of its group."""
+    x, *affine = node.inputs
+    if not walk.follows(x):
+        return None
+    assert x is not None
+    if x.dtype not in _KERNEL_TYPES or not all(isinstance(d, int) for d in x.shape[1:2]):
+        return None
+    source = walk.last(b, x)
+    wide = [None if v is None else v if v.dtype is DType.f32 else b("cast", v, dtype=DType.f32) for v in affine]
+    while wide and wide[-1] is None:
+        wide.pop()
+    stats = b.graph.insert(
+        "group_stats", [source, *wide], {"groups": node.attrs["groups"], "eps": node.attrs["eps"]}, before=node,
+        name=node.name, location=node.location, sources=node.sources,
+    ).outputs  # fmt: skip
+    y = source if source.dtype is DType.f32 else b("cast", source, dtype=DType.f32)
+    y = b("add", b("mul", y, stats[0]), stats[1])
+    return walk.second(b, y if y.dtype is x.dtype else b("cast", y, dtype=x.dtype))
+
+
 def _linear(walk: _Walk, b: Builder, node: Node) -> Value | None:
-    """A constant matrix along the last axis of space, as resampling has it: a product from the left."""
+    """A constant matrix along the last axis of space, as resampling has it."""
     x, w, *rest = node.inputs
     if not walk.follows(x) or (rest and rest[0] is not None) or b.graph.array(w) is None:
         return None
-    assert x is not None
-    return walk.second(b, b("matmul", w, walk.last(b, x), out_dtype=node.attrs["out_dtype"]))
+    assert x is not None and w is not None
+    source = walk.last(b, x)
+    mixed = _interpolated(b, source, w, source.type.rank - 2, node.output.dtype)
+    return walk.second(b, b("matmul", w, source, out_dtype=node.attrs["out_dtype"]) if mixed is None else mixed)
 
 
 def _matmul(walk: _Walk, b: Builder, node: Node) -> Value | None:
@@ -348,15 +373,41 @@ def _matmul(walk: _Walk, b: Builder, node: Node) -> Value | None:
         return None
     assert x is not None and w is not None
     source = walk.last(b, x)
+    mixed = _interpolated(b, source, w, source.type.rank - 3, node.output.dtype)
+    if mixed is not None:
+        return walk.second(b, mixed)
     flat = b("reshape", source, shape=(*source.shape[:-2], source.shape[-2] * source.shape[-1]))
     y = b("matmul", w, flat, out_dtype=node.attrs["out_dtype"])
     shape: tuple[Dim, ...] = (*source.shape[:-3], w.shape[0], *source.shape[-2:])
     return walk.second(b, b("reshape", y, shape=shape))
 
 
+def _interpolated(b: Builder, x: Value, matrix: Value, axis: int, dtype: DType) -> Value | None:
+    """``matrix`` along ``axis`` of a channels-last ``x``, where every row of it mixes at most two neighbours: two lookups of
+    whole rows, weighted. None where it mixes more."""
+    array = b.graph.array(matrix)
+    if array is None or array.dtype != np.float32 or x.dtype is not DType.f32 or dtype is not DType.f32:
+        return None
+    filled = array != 0
+    if int(filled.sum(1).max(initial=0)) > 2 or not np.isfinite(array).all() or 0 in array.shape:
+        return None
+    first = filled.argmax(1)
+    last = array.shape[1] - 1 - filled[:, ::-1].argmax(1)
+    last = np.where(filled.any(1), last, first)
+    rows = np.arange(array.shape[0])
+    shape = (array.shape[0], *(1 for _ in range(x.type.rank - axis - 1)))
+    terms = []
+    for ids, weights in ((first, array[rows, first]), (last, np.where(last == first, 0, array[rows, last]))):
+        picked = b("gather", x, b.constant(ids.astype(np.int64), f"{matrix.name}.ids"), axis=axis)
+        factor = b.constant(weights.astype(np.float32).reshape(shape), f"{matrix.name}.weights")
+        terms.append(b("mul", picked, factor))
+    return b("add", *terms)
+
+
 _OWN: dict[str, Rule] = {"conv": _conv, "conv_transpose": _conv_transpose, "max_pool": _pool, "avg_pool": _pool}
 _FOLLOW: dict[str, Rule] = {
-    "concat": _concat, "pad": _pad, "reshape": _reshape, "batch_norm": _batch_norm, "linear": _linear, "matmul": _matmul,
+    "concat": _concat, "pad": _pad, "reshape": _reshape, "batch_norm": _batch_norm,
+    "group_norm": _group_norm, "linear": _linear, "matmul": _matmul,
     **dict.fromkeys(("slice", "gather", "softmax", "log_softmax", "cumsum"), _along),
     **dict.fromkeys(("argmax", "argmin"), _arg_reduce), **dict.fromkeys(REDUCTIONS, _reduce),
 }  # fmt: skip

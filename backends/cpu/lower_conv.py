@@ -9,7 +9,7 @@ import numpy as np
 
 from ...codegen.linear import tile_shape
 from ...codegen.program import Ref
-from ...codegen.specs import LinearSpec, WindowSpec
+from ...codegen.specs import GroupStatsSpec, LinearSpec, WindowSpec
 from ...compiler.dims import Dim, product
 from ...compiler.errors import LoweringError
 from ...compiler.graph import Node, Value
@@ -17,7 +17,7 @@ from ...compiler.types import DType, bf16_to_float
 from . import packing
 from .lower_anchors import FlatBuilder, any_width, epilogues, flattened, split_at
 from .regions import Region
-from .views import View
+from .views import View, fold_axes
 
 if TYPE_CHECKING:
     from .lower import Lowering
@@ -187,3 +187,20 @@ def lower_fold(low: Lowering, region: Region, anchor: Node) -> None:
     tile, _ = epilogues(low, region, anchor, after, None, x.dtype is DType.bf16)
     lies = geometry(view, out[1:-1], attrs["kernel"], attrs["stride"], attrs["dilation"], attrs["padding"])
     _launch(low, region, "fold", tile, x, view, NULL, [out[0], out[-1], *lies, 0])
+
+
+def lower_group_stats(low: Lowering, node: Node) -> None:
+    """The factor and the summand of every channel."""
+    x, *affine = node.inputs
+    assert x is not None
+    view = _channels_contiguous(low, x)
+    cells = fold_axes(view.shape[1:-1], view.strides[1:-1])
+    if cells is None:
+        view = low.materialise(x)
+        cells = fold_axes(view.shape[1:-1], view.strides[1:-1])
+    assert cells is not None
+    weights = [NULL if v is None else low.ref(low.materialise(v), 4) for v in (*affine, *[None] * (2 - len(affine)))]
+    results = [low.ref(low.allocate(v), 4) for v in node.outputs]
+    sizes = [x.shape[0], cells[0], x.shape[-1], node.attrs["groups"], view.strides[0], cells[1]]
+    spec = GroupStatsSpec(low.storage(x), float(node.attrs["eps"]))
+    low.launch(Region.of(node), spec, [low.ref(view, x.dtype.size), *weights, *results], sizes)

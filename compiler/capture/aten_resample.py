@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..dims import product
 from ..graph import Value
 from ..types import DType
 from .lowering import Lowering, aten, low_precision
@@ -28,10 +29,11 @@ def along_axis(b: Lowering, x: Value, axis: int, weights: torch.Tensor) -> Value
         ids = b.graph.add_constant(to_numpy(weights.argmax(1)), f"resample.{b.node.name}.{axis}")
         return b.emit("gather", x, ids, axis=axis)
     matrix = b.graph.add_constant(to_numpy(weights), f"resample.{b.node.name}.{axis}")
-    rank = x.type.rank
-    order = [a for a in range(rank) if a != axis] + [axis]
-    moved = b.emit("linear", b.transpose(x, order), b.cast(matrix, x.dtype))
-    return b.transpose(moved, [order.index(a) for a in range(rank)])
+    rank, matrix = x.type.rank, b.cast(matrix, x.dtype)
+    if axis == rank - 1:
+        return b.emit("linear", x, matrix)
+    flat = b.reshape(x, (*x.shape[: axis + 1], product(x.shape[axis + 1 :])))
+    return b.reshape(b.emit("matmul", matrix, flat), (*x.shape[:axis], matrix.shape[0], *x.shape[axis + 1 :]))
 
 
 def resample(b: Lowering, x: Value, spatial: int, op: Callable[[torch.Tensor, int], torch.Tensor]) -> Value:

@@ -41,6 +41,11 @@ def _moved(axis: int, rank: int) -> int:
     return axis if axis == 0 else rank - 1 if axis == 1 else axis - 1
 
 
+def _is_to_second(transpose: Node) -> bool:
+    perm = tuple(transpose.attrs["perm"])
+    return len(perm) > 2 and perm == to_second(len(perm))
+
+
 class _Walk:
     """The state of one walk: which values are channels-last ones seen with channels second."""
 
@@ -49,30 +54,29 @@ class _Walk:
         self.seen: set[Value] = set()
 
     def follows(self, value: Value | None) -> bool:
-        """Whether ``value`` is a channels-last value behind a transpose that wants to move on."""
+        """Whether ``value`` is a channels-last value behind a transpose that wants to move on: one of ours, or an image that
+        the model itself keeps, or makes of tokens, with channels last."""
         if value in self.seen:
             return True
         node = None if value is None else value.node
-        return (
-            node is not None and node.op == "transpose" and value.type.rank > 3  # type: ignore[union-attr]
-            and tuple(node.attrs["perm"]) == to_second(len(node.attrs["perm"]))
-        )  # fmt: skip
+        if node is None or value is None or value.type.rank < 4:
+            return False
+        if node.op == "reshape":
+            source = node.inputs[0]
+            node = None if source is None or source.shape[:2] != value.shape[:2] else source.node
+        return node is not None and node.op == "transpose" and _is_to_second(node)
 
     def last(self, b: Builder, value: Value) -> Value:
         """``value`` with channels last."""
         node = value.node
         rank = value.type.rank
-        if node is not None and node.op == "transpose" and tuple(node.attrs["perm"]) == to_second(rank):
+        if node is not None and node.op == "transpose" and _is_to_second(node):
             assert node.inputs[0] is not None
             return node.inputs[0]
         source = node.inputs[0] if node is not None and node.op == "reshape" else None
         if source is not None and source.type.rank > 2 and rank > 2 and source.shape[:2] == value.shape[:2]:
             inner = source.node
-            if (
-                inner is not None
-                and inner.op == "transpose"
-                and tuple(inner.attrs["perm"]) == to_second(len(source.shape))
-            ):
+            if inner is not None and inner.op == "transpose" and _is_to_second(inner):
                 assert inner.inputs[0] is not None  # only axes of space are joined or split
                 return b("reshape", inner.inputs[0], shape=(value.shape[0], *value.shape[2:], value.shape[1]))
         return b("transpose", value, perm=to_last(rank))

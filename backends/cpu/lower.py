@@ -103,17 +103,17 @@ class Lowering:
         return view
 
     def home(self, value: Value) -> View | None:
-        """The place of ``value`` inside the concatenation that alone reads it; None if there is no such place.
+        """The place of ``value`` inside a concatenation that reads it; None if there is no such place.
 
         What is computed there need not be copied there.
         """
         path: list[Node] = []
         inner = value
-        while inner not in self.graph.outputs and inner.use_count == 1:
-            user = inner.users[0]
-            if user.op == "concat":
+        while inner not in self.graph.outputs and inner.use_count:
+            user = next((u for u in inner.users if u.op == "concat"), inner.users[0])
+            if user.op == "concat":  # the others read it there: any kernel reads through strides
                 break
-            if user.op != "reshape":
+            if user.op != "reshape" or inner.use_count > 1:
                 return None
             path.append(user)
             inner = user.output
@@ -333,14 +333,14 @@ def why_copied(owner: Node, reader: Node | None) -> str:
     if owner.op == "pad":
         return "pad makes room around its operand in memory"
     if reader is None:
-        return f"an output has to lie in order, and a {owner.op} does not move what it is of"
+        return f"an output has to lie in order, and {owner.op} alone moves nothing"
     anchor = Region.of(reader).anchor
     name = reader.op if anchor is None else "linear" if anchor.op == "qlinear" else anchor.op
     if reader.op == "fused" and anchor is None:
         name = Region.of(reader).label
     if owner is reader or owner.op not in VIEWS:
         return f"{name} reads its operand in another order than it lies in"
-    return f"{name} reads its operand in order, and a {owner.op} in front leaves it where it was"
+    return f"{name} reads its operand in order, and {owner.op} in front of it alone moves nothing"
 
 
 def _behind(value: Value) -> Value:

@@ -145,7 +145,7 @@ def epilogues(
     tile.run(after[:count], region.outer)
     on_tile = {anchor.output, *(v for node in after[:count] for v in node.outputs)}
     targets = {inside: value for inside, value in region.results if value.use_count or value in low.graph.outputs}
-    views = {inside: low.allocate(value, low.preferred_order(value)) for inside, value in targets.items()}
+    views = {inside: _room(low, tile, value) for inside, value in targets.items()}
     for inside, value in targets.items():
         if inside in on_tile:
             tile.store(value, views[inside], inside)
@@ -160,6 +160,17 @@ def epilogues(
         if inside not in on_tile:
             row.store(value, views[inside], inside)
     return tile, row
+
+
+def _room(low: Lowering, rows: FlatBuilder, value: Value) -> View:
+    """Where a result of ``rows`` goes: into the concatenation that reads it, or in the order that its reader wants, if its
+    rows have one stride there."""
+    place = low.home(value)
+    if place is None and (order := low.preferred_order(value)) is not None:
+        place = low.allocate(value, order)
+    if place is not None and flat_strides(rows.space, rows.strides_over(place)) is not None:
+        return place
+    return low.allocate(value)
 
 
 def flattened(

@@ -63,7 +63,8 @@ def lower_recurrent(low: Lowering, node: Node) -> None:
     ref = weight.node.attrs["ref"]  # type: ignore[union-attr]
     packed = low.weight(("recurrent", ref), f"{ref}.gates", lambda: packed_gates(array, GATES[cell], low.isa))
     region = Region.of(node)
-    steps = low.allocate(node.outputs[0], low.preferred_order(node.outputs[0]))
+    home = low.home(node.outputs[0])
+    steps = low.allocate(node.outputs[0], low.preferred_order(node.outputs[0])) if home is None else home
     if steps.strides[2] != 1 and hidden != 1:
         steps = low.allocate(node.outputs[0])
     ends = [NULL, NULL]

@@ -25,6 +25,7 @@ from .compiler.ops import schema
 from .compiler.pass_protocol import Instrument, PassContext
 from .compiler.pipeline import Pipeline, describe
 from .compiler.plan import Plan
+from .compiler.report import grouped, near_misses
 from .compiler.target import Target, backend, find_target
 from .passes import presets
 from .passes.precision import CALIBRATION, EXPANSION, PLAN, PRECISION
@@ -43,7 +44,8 @@ class Artifact:
     Attributes:
         package: what goes into the file.
         graph: the graph as it was lowered, for inspection.
-        report: how the compilation went: ``notes`` of the passes, ``seconds`` per phase, ``unfused`` reasons.
+        report: how the compilation went: ``notes`` of the passes, ``seconds`` per phase, how many ``launches``, and what stayed
+            ``unfused`` and why (``compiler/report.py``).
         companions: name -> file of what :meth:`save` puts beside it: tokenizer and preprocessor of a Hugging Face folder.
     """
 
@@ -283,8 +285,11 @@ def package(
         built.program.weights, machine, level.cpu_flags, isa.compiler_flags(target.level),
     )  # fmt: skip
     notes = [str(n) for n in built.notes]
+    launches, apart = family.explain(built.graph, built.program)
     report = {
         "notes": notes,
+        "launches": launches.as_dict(),
+        "unfused": [group.as_dict() for group in grouped([*apart, *near_misses(built.notes)])],
         "plan": plan.to_data(),
         "precision": built.data.get(PRECISION, {}),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,9 +13,10 @@ import typer
 from ..compiler.artifact.companions import check_beside, folder_beside
 from ..compiler.errors import UsageError
 from .extra import load_ops, load_pass
+from .inspect import launches_in_words
 from .needs import runs_on
 from .options import Debug, Json, Model, Task, parse_precision
-from .output import print_facts, print_heading, print_json, print_table, quoted, seconds, size
+from .output import print_facts, print_heading, print_json, quoted, seconds, size
 from .result import Measured, measure_result
 from .source import Source, load_source
 
@@ -139,6 +140,7 @@ def show(path: Path, artifact: Any, took: float, result: Measured | None, source
             + (f"; the source's weights are {size(result.source_bytes)}" if result and result.source_bytes else ""),
         )
     )
+    facts.append(("kernels", kernels(artifact.report, path)))
     facts.append(("runs on", runs_on(artifact.manifest)))
     notes = [note for note in artifact.report.get("notes", ()) if _kind(note) == "warning"]
     facts += [("warning", str(note)) for note in notes[:5]]
@@ -149,9 +151,12 @@ def show(path: Path, artifact: Any, took: float, result: Measured | None, source
     task = f" --task {source.task}" if source.task else ""
     facts.append(("next", f"planish verify {quoted(path)} --against {quoted(source.text)}{task}"))
     print_facts(facts)
-    missed = [note for note in artifact.report.get("notes", ()) if _kind(note) == "miss"]
-    if missed:
-        print_table([(str(note),) for note in missed[:10]])
+
+
+def kernels(report: Mapping[str, Any], path: Path) -> str:
+    """How many kernels run the model, and where to read why that many."""
+    told = launches_in_words(report)
+    return f"{told} (planish inspect {quoted(path)} --unfused says why)" if report.get("unfused") else told
 
 
 def _kind(note: Any) -> str:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from json import dumps
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+
+from ..compiler.report import shape_of, with_ranges
+from ..errors import UsageError
 from ..runtime.archive import Archive
 from .loading import existing
 from .needs import runs_here, runs_on
 from .options import ArtifactFile, Debug, Json
-from .output import print_facts, print_heading, print_json, print_table, size
+from .output import print_facts, print_heading, print_json, print_lines, print_table, size
 
 #: What the parts of the file are, by the beginning of their names.
 PARTS = {
@@ -23,10 +26,15 @@ PARTS = {
     "digest": "digest",
 }
 
-_NUMBER = re.compile(r"\.\d+(?=\.|$)")
 
-
-def inspect(artifact: ArtifactFile, json: Json = False, debug: Debug = False) -> None:
+def inspect(
+    artifact: ArtifactFile,
+    unfused: Annotated[
+        bool, typer.Option("--unfused", help="Show what runs apart from its neighbours, and why.")
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
     """Show what is in a compiled model.
 
     Inputs and outputs, precision per layer, size of each part, what it needs, pipeline and provenance. Runs none of its code.
@@ -36,6 +44,9 @@ def inspect(artifact: ArtifactFile, json: Json = False, debug: Debug = False) ->
         manifest, report, sizes, digest = archive.manifest, archive.report(), archive.sizes(), archive.digest
     finally:
         archive.close()
+    if unfused and not json:
+        show_unfused(str(artifact), report)
+        return
     if json:
         print_json(
             {"artifact": str(artifact), "digest": digest, "sizes": sizes, "manifest": manifest, "report": report}
@@ -58,6 +69,7 @@ def show(
             ("left out", ", ".join(manifest["absent_inputs"])),
             ("runs on", runs_on(manifest)),
             ("not here", runs_here(manifest) or ""),
+            ("kernels", launches_in_words(report)),
             ("parts", ", ".join(f"{part} {size(total)}" for part, total in _parts(sizes).items())),
         ]
     )
@@ -77,6 +89,55 @@ def show(
     )
 
 
+#: The heading of each kind of finding (``compiler/report.py``).
+_KINDS = {
+    "kernel": "kernels that run apart from their neighbours",
+    "copy": "data that is only moved",
+    "rule": "what passes left as it was",
+}
+#: Places that are named of one finding.
+_PLACES = 3
+
+
+def launches_in_words(report: Mapping[str, Any]) -> str:
+    """How many kernels run a model, in one line; empty where the report does not say."""
+    counts = report.get("launches")
+    if not isinstance(counts, Mapping):
+        return ""
+    parts = [f"{counts['ops']} ops in {counts['launches']} launches, {counts['fused']} of them fused from several ops"]
+    if counts["apart"]:
+        parts.append(f"{counts['apart']} apart from their neighbours" if counts["apart"] > 1 else "1 apart")
+    if counts["copies"]:
+        parts.append(f"{counts['copies']} cop{'ies' if counts['copies'] > 1 else 'y'}")
+    return "; ".join(parts)
+
+
+def show_unfused(name: str, report: Mapping[str, Any]) -> None:
+    """What stayed unfused, equal findings on one line, each with the reason.
+
+    Raises:
+        UsageError: the artifact has no report that says so.
+    """
+    groups = report.get("unfused")
+    if not isinstance(groups, Sequence):
+        raise UsageError(f"{name} does not say what stayed unfused", "compile it again with this version of planish")
+    print_heading(f"{name}: {launches_in_words(report)}")
+    if not groups:
+        print_facts([("unfused", "nothing: every kernel is part of its neighbours where it can be")])
+    for kind, heading in _KINDS.items():
+        same = [g for g in groups if g["kind"] == kind]
+        if same:
+            print_heading(heading)
+        for g in same:
+            line = f", {g['location']}" if g["location"] else ""
+            print_lines(f"{g['count']:>3} x {g['what']}", [f"at  {_where(g['where'])}{line}", f"why {g['reason']}"])
+
+
+def _where(places: Sequence[str]) -> str:
+    more = len(places) - _PLACES
+    return ", ".join(places[:_PLACES]) + (f" and {more} more" if more > 0 else "")
+
+
 def layers(launches: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str]]:
     """Layer, kernel, precision and count of the launches; equal blocks of a stack (``layer.0``, ``layer.1``) share a line.
 
@@ -90,23 +151,12 @@ def layers(launches: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, s
         leaves = list(dict.fromkeys([leaf, *(beside if launch["kernel"] == "LinearSpec" else [])]))
         shown = leaf if len(leaves) == 1 else "{" + ",".join(leaves) + "}"
         name = f"{parent}.{shown}" if parent else shown
-        key = (_NUMBER.sub(".*", name), launch["label"], launch["precision"])
+        key = (shape_of(name), launch["label"], launch["precision"])
         groups.setdefault(key, []).append(name)
     return [
-        (_with_ranges(shape, names), label, precision, f"x{len(names)}" if len(names) > 1 else "")
+        (with_ranges(shape, names), label, precision, f"x{len(names)}" if len(names) > 1 else "")
         for (shape, label, precision), names in groups.items()
     ]
-
-
-def _with_ranges(shape: str, names: Sequence[str]) -> str:
-    """``layer.*.dense`` with the numbers it stands for, ``layer.0..5.dense``; the star stays where there are several."""
-    numbers = [_NUMBER.findall(name) for name in names]
-    if any(len(n) != 1 for n in numbers):
-        return shape if any(numbers) else names[0]
-    values = sorted({int(n[0].strip(".")) for n in numbers})
-    if values == list(range(values[0], values[-1] + 1)):
-        return shape.replace(".*", f".{values[0]}" if len(values) == 1 else f".{values[0]}..{values[-1]}")
-    return shape
 
 
 def _plain(value: Any) -> str:

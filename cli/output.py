@@ -87,6 +87,14 @@ def print_facts(facts: Iterable[tuple[str, str]], indent: int = 2) -> None:
             out.print(Text(" " * (indent + width + 2) + line))
 
 
+def print_lines(first: str, more: Iterable[str], indent: int = 2) -> None:
+    """A line, and what belongs to it below, further in."""
+    out = console()
+    out.print(Text(" " * indent + first, "cyan"))
+    for line in more:
+        out.print(Text(" " * (indent + 6) + line))
+
+
 def size(count: float) -> str:
     """Bytes for people, in powers of ten: ``23.1 MB``."""
     for unit in ("B", "kB", "MB", "GB"):

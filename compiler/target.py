@@ -13,6 +13,7 @@ from .errors import UsageError
 from .graph import Graph, Node
 from .options import nearest
 from .pass_protocol import Pass
+from .report import Launches, Unfused
 
 #: Backends that planish brings along, each the package ``planish.backends.<name>`` with an attribute ``BACKEND``.
 BUILT_IN = ("cpu",)
@@ -108,6 +109,9 @@ class Backend(Protocol):
         Raises:
             LoweringError: there is no kernel for a node.
         """
+
+    def explain(self, graph: Graph, unit: Any) -> tuple[Launches, list[Unfused]]:
+        """How many kernels run the graph that ``unit`` was lowered from, and what runs apart from its neighbours, and why."""
 
     def build(self, unit: Any, progress: Callable[[int, int], None] | None = None) -> tuple[bytes, str]:
         """Run the toolchain on ``unit``, cached by digest: the shared object and the source it was made from.

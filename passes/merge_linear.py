@@ -47,7 +47,8 @@ class MergeLinear:
         precisions = {str(precision_of(context, n)) for n in linears}
         if len(precisions) > 1:
             context.note(
-                f"{names} stay apart: the plan gives them different precisions ({', '.join(sorted(precisions))})"
+                f"{names} stay apart: the plan gives them different precisions ({', '.join(sorted(precisions))})",
+                kind="miss",
             )
             return False
         if any(graph.array(n.inputs[1]) is None for n in linears) or len({n.attrs["out_dtype"] for n in linears}) > 1:

@@ -53,7 +53,9 @@ class Quantize:
                 ):
                     int8[x].append(node)
                 else:
-                    context.note(f"{node.op} stays float: {precision} is for f32 linears with constant weights", node)
+                    context.note(
+                        f"{node.op} stays float: {precision} is for f32 linears with constant weights", node, "miss"
+                    )
             elif precision == "bf16":
                 self._bf16(graph, node)
                 changed = True

@@ -20,6 +20,7 @@ from .legalize import Legalize
 if TYPE_CHECKING:
     from ...codegen.unit import UnitText
     from ...compiler.pass_protocol import Pass
+    from ...compiler.report import Launches, Unfused
     from .toolchain import Source
 
 
@@ -83,6 +84,12 @@ class CpuBackend:
         from .lower import lower
 
         return lower(graph, target.level)
+
+    def explain(self, graph: Graph, unit: Program) -> tuple[Launches, list[Unfused]]:
+        """How many kernels run ``graph``, and every row kernel and copy among them that stands apart, with the reason."""
+        from .unfused import explain
+
+        return explain(graph, unit)
 
     def build(self, unit: Program, progress: Callable[[int, int], None] | None = None) -> tuple[bytes, str]:
         """The shared object of a program and its source text; every kernel is cached by digest.

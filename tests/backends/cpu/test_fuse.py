@@ -165,13 +165,6 @@ def test_a_kernel_has_a_largest_size() -> None:
     assert kernels(g, max_nodes=4) == ["tanh+tanh+tanh+tanh"] * 2 + ["tanh+tanh"]
 
 
-def test_what_stands_alone_is_reported() -> None:
-    g = Sketch()
-    g.output(g("softmax", g.input(B, 8)))
-    context = PassContext()
-    Fuse().run(g.graph, context)
-    assert any("softmax stays a kernel of its own" in str(n) for n in context.notes)
-
 
 def test_nothing_to_fuse_is_no_change() -> None:
     g = Sketch()

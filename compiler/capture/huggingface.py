@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ..errors import CaptureError, PlanishError, UsageError
 from . import sentence_embedding
-from .exporting import first_sentence
 from .huggingface_inputs import DerivedInput, derive
 from .huggingface_tasks import choose
 from .huggingface_weights import check_weights, dtype_note, load_model, offline, weight_files
@@ -179,8 +178,10 @@ def _config(folder: Path, settings: Mapping[str, Any], notes: list[str]) -> Any:
         with offline():
             return CONFIG_MAPPING[model_type].from_pretrained(folder, local_files_only=True)
     except Exception as error:
+        why = " ".join(str(error).split())[:200]
         raise CaptureError(
-            f"{folder / 'config.json'} is no {model_type} configuration: {first_sentence(str(error))}"
+            f"{folder / 'config.json'} is no {model_type} configuration: {why}",
+            "is it the config.json of these weights?",
         ) from error
 
 

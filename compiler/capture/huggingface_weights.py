@@ -198,5 +198,6 @@ def _from_pretrained(
             )  # fmt: skip
     except Exception as error:
         raise CaptureError(
-            f"{kind.__name__} cannot be made from {folder}: {type(error).__name__}: {first_sentence(str(error))}"
+            f"{kind.__name__} cannot be made from {folder}: {type(error).__name__}: {first_sentence(str(error))}",
+            "is it the config.json of these weights?",
         ) from error

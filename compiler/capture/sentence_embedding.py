@@ -42,10 +42,10 @@ class Pooling(nn.Module):
         if mode == "max":
             return tokens.masked_fill(weights == 0, torch.finfo(tokens.dtype).min).amax(1)
         if mode in ("cls", "lasttoken"):  # the first or last token that is no padding, wherever the padding is
-            place = torch.arange(mask.shape[1], device=mask.device)[None] + 1
-            there = place * mask
-            chosen = there.amax(1, keepdim=True) if mode == "lasttoken" else place[:, :1]
-            return (tokens * (place == chosen).unsqueeze(-1).to(tokens.dtype)).sum(1)
+            place = torch.arange(mask.shape[1], device=mask.device)[None]
+            rank = (place + 1 if mode == "lasttoken" else mask.shape[1] - place) * mask
+            chosen = (rank == rank.amax(1, keepdim=True)).unsqueeze(-1)
+            return (tokens * chosen.to(tokens.dtype)).sum(1)
         if mode == "weightedmean":
             weights = weights * weights.cumsum(1)
         total = weights.sum(1).clamp(min=1e-9)

@@ -22,6 +22,8 @@ def existing(path: Path) -> Path:
     Raises:
         UsageError: no such file (the nearest is named), or it is a source.
     """
+    if path.is_dir():
+        raise UsageError(f"{str(path)!r} is a folder, not a compiled model", f"planish compile {path} makes one of it")
     if not path.is_file():
         folder = path.parent if path.parent.is_dir() else Path()
         near = difflib.get_close_matches(path.name, [p.name for p in folder.glob("*.planish")], 1, 0.3)

@@ -94,8 +94,8 @@ def load_source(text: str, task: str | None = None) -> Source:
         return Source(path, name=path.stem, text=text)
     if ":" not in text and not text.endswith(".py") and ("/" in text or not path.suffix):
         raise UsageError(
-            f"there is no folder {text!r}, and nothing is downloaded",
-            "give FILE.py:callable, FILE.pt2, or a folder with config.json and model.safetensors",
+            f"there is no file or folder {text!r}, and nothing is downloaded",
+            _near_file(path) or "give FILE.py:callable, FILE.pt2, or a folder with config.json and model.safetensors",
         )
     path, name = split(text)
     function = attribute(import_file(path), name, path)
@@ -257,7 +257,7 @@ def _short(path: Path, name: str) -> str:
 
 def _near_file(path: Path) -> str | None:
     folder = path.parent if path.parent.is_dir() else Path()
-    names = [entry.name for entry in os.scandir(folder) if entry.is_file()]
+    names = [entry.name for entry in os.scandir(folder)]
     near = difflib.get_close_matches(path.name, names, 1)
     return f"did you mean {str(folder / near[0])!r}?" if near else None
 

@@ -22,7 +22,7 @@ def render(spec: ScanSpec, isa: str, name: str) -> str:
         LoweringError: the running reduction is not defined for the element type.
     """
     natural = NATURAL[spec.dtype]
-    if (natural == "bool" and spec.op not in _PLACES) or (natural[0] != "f" and spec.op == "logcumsumexp"):
+    if (natural == "bool" and spec.op not in _PLACES) or (natural[0] != "f" and spec.op == "logsumexp"):
         raise LoweringError(f"there is no running {spec.op} of {spec.dtype}")
     real = natural[0] == "f"
     # PyTorch accumulates f32 in f64, f16 and bf16 in f32; integers wrap around, which signed C++ integers must not.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...codegen.program import Ref
 from ...codegen.specs import KernelSpec, ScanSpec, ScatterSpec, SearchSpec, SortSpec
-from ...compiler.dims import Dim
+from ...compiler.dims import Dim, dim_min
 from ...compiler.graph import Node, Value
 from ...passes.facts import uniform
 from .lower_rows import fill_program
@@ -131,7 +131,9 @@ def lower_scatter(low: Lowering, node: Node) -> None:
         strides = [(outer, steps if column is not None else [*steps, 0]) for outer, steps in strides]
     else:
         strides = [([0], [*views[0].strides, 0]), *(_split(v.strides, inner) for v in (views[1], out))]
-    shape = ids.shape if elements else source.shape
+    # The ids may cover a part of x; a size that is larger at run time must not reach beyond it.
+    wanted = ids.shape if elements else source.shape
+    shape = [d if a == axis or d == x.shape[a] else dim_min(d, x.shape[a]) for a, d in enumerate(wanted)]
     walk = Walk([d for a, d in enumerate(shape) if a not in inner], strides)
     spec = ScatterSpec(low.storage(x), low.storage(ids), node.attrs["reduce"], elements, walk.rank)
     columns: Dim = 1 if column is None else shape[column]

@@ -10,8 +10,9 @@ from ..dims import Dim, product
 from ..graph import Value
 from ..types import DType
 from .aten_elementwise import arithmetic
+from .aten_reduce import variance
 from .aten_shape import broadcast_shapes, broadcast_to
-from .lowering import Lowering, Scalar, aten
+from .lowering import Lowering, Scalar, aten, low_precision
 from .symbols import Unsupported
 
 
@@ -57,8 +58,6 @@ def _matmul(b: Lowering, self: Value, **other: Value) -> Value:
 def _addmm(b: Lowering, self: Value, beta: Scalar, alpha: Scalar, **factors: Value) -> Value:
     left, right = factors.values()
     name = b.op
-    if "addbmm" in name:
-        raise Unsupported("a sum over the batch is not supported")
     if "addmv" in name:
         right = b.reshape(right, (*right.shape, 1))
     if beta == 1 and alpha == 1 and self.type.rank == 1 and self.shape == (right.shape[-1],):
@@ -66,11 +65,25 @@ def _addmm(b: Lowering, self: Value, beta: Scalar, alpha: Scalar, **factors: Val
     result = product_of(b, left, right)
     if "addmv" in name:
         result = b.reshape(result, result.shape[:-1])
+    if name == "addbmm":
+        result = b.emit("reduce_sum", result, axes=(0,), keepdim=False)
     if alpha != 1:
         result = arithmetic(b, "mul", result, alpha)
     if beta == 0:
         return result
     return b.emit("add", result, self if beta == 1 else arithmetic(b, "mul", self, beta))
+
+
+@aten("bilinear")
+def _bilinear(b: Lowering, input1: Value, input2: Value, weight: Value, bias: Value | None) -> Value:
+    """sum over i, j of x1[i] weight[o, i, j] x2[j]: a product with all of the weight, and a sum."""
+    outs, left, right = weight.shape
+    wide = b.reshape(b.transpose(weight, (1, 0, 2)), (left, outs * right))
+    part = b.reshape(product_of(b, input1, wide), (*input1.shape[:-1], outs, right))
+    x2 = b.reshape(input2, (*input2.shape[:-1], 1, right))
+    rank = part.type.rank
+    result = b.emit("reduce_sum", b.emit("mul", part, x2), axes=(rank - 1,), keepdim=False)
+    return result if bias is None else b.emit("add", result, bias)
 
 
 # -- attention ------------------------------------------------------------------------------------------------------------
@@ -206,22 +219,21 @@ def _instance_norm(
 def batch_norm(
     b: Lowering, x: Value, weight: Value | None, bias: Value | None, mean: Value | None, var: Value | None, eps: float
 ) -> Value:
-    """Batch normalisation with running statistics.
-
-    Raises:
-        Unsupported: there are none.
-    """
-    if mean is None or var is None:
-        raise Unsupported("it normalises with the statistics of the batch (export the model in eval mode)")
+    """Batch normalisation with running statistics, or with those of the batch where there are none."""
+    if mean is None or var is None:  # a layer that tracks none: those of the batch at hand
+        axes = tuple(a for a in range(x.type.rank) if a != 1)
+        wide = b.cast(x, DType.f32) if low_precision(x.dtype) else x
+        var, mean = (b.cast(v, x.dtype) for v in variance(b, wide, axes, False, 0))
     return b.emit("batch_norm", x, weight, bias, mean, var, eps=float(eps))
 
 
-@aten("batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm")
+@aten("batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm", "_native_batch_norm_legit",
+      "_native_batch_norm_legit.no_stats")  # fmt: skip
 def _batch_norm(
-    b: Lowering, input: Value, weight: Value | None, bias: Value | None, running_mean: Value | None,
-    running_var: Value | None, eps: float, training: bool = False, momentum: float = 0.0,
+    b: Lowering, input: Value, weight: Value | None, bias: Value | None, eps: float, running_mean: Value | None = None,
+    running_var: Value | None = None, training: bool = False, momentum: float = 0.0,
 ) -> Any:  # fmt: skip
-    if training:
+    if training and running_mean is not None:
         raise Unsupported("it normalises with the statistics of the batch (export the model in eval mode)")
     result = batch_norm(b, input, weight, bias, running_mean, running_var, eps)
     return [result, None, None] if "native" in b.op else result

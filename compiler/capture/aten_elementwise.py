@@ -23,16 +23,23 @@ def _unary(op: str, b: Lowering, self: Value) -> Value:
     return b.emit(op, b.cast(self, b.out_dtype))
 
 
-for _name in ("neg", "abs", "sign", "relu", "floor", "ceil", "trunc", "exp", "exp2", "expm1", "log", "log2", "log1p", "sqrt",
-              "rsqrt", "reciprocal", "sin", "cos", "tan", "atan", "sinh", "cosh", "tanh", "sigmoid", "erf", "silu",
-              "hardswish", "hardsigmoid", "mish", "square"):  # fmt: skip
+for _name in ("neg", "abs", "sign", "relu", "floor", "ceil", "trunc", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p",
+              "sqrt", "rsqrt", "reciprocal", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh",
+              "acosh", "atanh", "sigmoid", "erf", "erfc", "erfinv", "lgamma", "silu", "hardswish", "hardsigmoid", "mish",
+              "square"):  # fmt: skip
     aten(_name)(partial(_unary, _name))
 aten("fix")(partial(_unary, "trunc"))
 
 
-@aten("round")
-def _round(b: Lowering, self: Value) -> Value:
-    return b.emit("round", self)
+@aten("round", "round.decimals")
+def _round(b: Lowering, self: Value, decimals: int = 0) -> Value:
+    if not decimals:
+        return b.emit("round", self)
+    if not self.dtype.is_float:
+        raise Unsupported("rounding integers to decimals is not supported")
+    power = b.scalar(10.0 ** abs(decimals), self.dtype)
+    first, second = ("mul", "div") if decimals > 0 else ("div", "mul")
+    return b.emit(second, b.emit("round", b.emit(first, self, power)), power)
 
 
 @aten("isnan", "isinf")
@@ -72,9 +79,12 @@ def _softplus(b: Lowering, self: Value, beta: float, threshold: float) -> Value:
 
 @aten("elu")
 def _elu(b: Lowering, self: Value, alpha: float, scale: float, input_scale: float) -> Value:
-    if input_scale != 1:
-        raise Unsupported(f"the argument input_scale={input_scale} is not supported")
-    result = b.emit("elu", self, alpha=float(alpha))
+    if input_scale != 1:  # for negative numbers alone
+        curve = b.emit("expm1", b.emit("mul", self, b.scalar(float(input_scale), self.dtype)))
+        negative = b.emit("mul", curve, b.scalar(float(alpha), self.dtype))
+        result = b.emit("where", b.emit("gt", self, b.scalar(0.0, self.dtype)), self, negative)
+    else:
+        result = b.emit("elu", self, alpha=float(alpha))
     return result if scale == 1 else b.emit("mul", result, b.scalar(float(scale), result.dtype))
 
 
@@ -105,6 +115,15 @@ def _prelu(b: Lowering, self: Value, weight: Value) -> Value:
     return b.emit("where", positive, self, b.emit("mul", self, slope))
 
 
+@aten("rrelu", "rrelu_with_noise")
+def _rrelu(
+    b: Lowering, self: Value, lower: Scalar, upper: Scalar, training: bool = False, noise: Value | None = None
+) -> Value:
+    if training:
+        raise Unsupported("it draws random numbers (export the model in eval mode)")
+    return b.emit("leaky_relu", self, slope=(float(lower) + float(upper)) / 2)  # type: ignore[arg-type]
+
+
 @aten("relu6")
 def _relu6(b: Lowering, self: Value) -> Value:
     return b.emit("clamp", self, min=0.0, max=6.0)
@@ -128,9 +147,7 @@ def _softsign(b: Lowering, self: Value) -> Value:
 
 @aten("rsub.Scalar", "rsub.Tensor")
 def _rsub(b: Lowering, self: Value, other: Operand, alpha: Scalar) -> Value:
-    if alpha != 1:
-        raise Unsupported(f"the argument alpha={alpha} is not supported")
-    return arithmetic(b, "sub", other, self)
+    return arithmetic(b, "sub", other, self if alpha == 1 else arithmetic(b, "mul", self, alpha))
 
 
 # -- binary ---------------------------------------------------------------------------------------------------------------
@@ -177,7 +194,7 @@ aten("remainder.Tensor", "remainder.Scalar", "remainder.Scalar_Tensor")(
     lambda b, self, other: arithmetic(b, "mod", self, other)
 )
 aten("fmod.Tensor", "fmod.Scalar")(lambda b, self, other: arithmetic(b, "fmod", self, other))
-aten("atan2")(lambda b, self, other: arithmetic(b, "atan2", self, other))
+aten("atan2", "arctan2")(lambda b, self, other: arithmetic(b, "atan2", self, other))
 aten("maximum", "max.other")(lambda b, self, other: arithmetic(b, "maximum", self, other))
 aten("minimum", "min.other")(lambda b, self, other: arithmetic(b, "minimum", self, other))
 
@@ -200,6 +217,64 @@ def _pow_scalar(b: Lowering, self: Value, exponent: Scalar) -> Value:
         if x.dtype.is_float and exponent in (0.5, -0.5, -1):
             return b.emit({0.5: "sqrt", -0.5: "rsqrt", -1: "reciprocal"}[exponent], x)
     return arithmetic(b, "pow", x, exponent)
+
+
+def _shift(op: str, b: Lowering, self: Operand, other: Operand) -> Value:
+    if b.out_dtype.is_float:
+        raise Unsupported("shifts of real numbers are not supported")
+    return arithmetic(b, op, self, other)
+
+
+for _name, _stem in (("bitwise_left_shift", "__lshift__"), ("bitwise_right_shift", "__rshift__")):
+    aten(f"{_name}.Tensor", f"{_name}.Tensor_Scalar", f"{_name}.Scalar_Tensor", f"{_stem}.Scalar", f"{_stem}.Tensor")(
+        partial(_shift, _name)
+    )
+
+
+@aten("hypot")
+def _hypot(b: Lowering, self: Value, other: Value) -> Value:
+    """The larger one times a root near 1, which cannot overflow; an infinity wins over a NaN."""
+    x, y = b.emit("abs", b.operand(self, b.out_dtype)), b.emit("abs", b.operand(other, b.out_dtype))
+    large, small = b.emit("maximum", x, y), b.emit("minimum", x, y)
+    ratio = b.emit("square", b.emit("div", small, large))
+    length = b.emit("mul", large, b.emit("sqrt", b.emit("add", ratio, b.scalar(1.0, x.dtype))))
+    length = b.emit("where", b.emit("eq", large, b.scalar(0.0, x.dtype)), large, length)
+    infinite = b.emit("logical_or", b.emit("isinf", x), b.emit("isinf", y))
+    return b.emit("where", infinite, b.scalar(float("inf"), x.dtype), length)
+
+
+def signbit(b: Lowering, x: Value) -> Value:
+    """Whether a number, -0 included, is negative (a NaN is not)."""
+    zero = b.scalar(0, x.dtype)
+    if not x.dtype.is_float:
+        return b.emit("lt", x, zero)
+    return b.emit("logical_or", b.emit("lt", x, zero), b.emit("lt", b.emit("reciprocal", x), zero))
+
+
+@aten("signbit")
+def _signbit(b: Lowering, self: Value) -> Value:
+    return signbit(b, self) if self.dtype is not DType.bool else b.expand(b.scalar(False, DType.bool), self.shape)
+
+
+@aten("copysign.Tensor", "copysign.Scalar")
+def _copysign(b: Lowering, self: Value, other: Operand) -> Value:
+    size = b.emit("abs", b.cast(self, b.out_dtype))
+    return b.emit("where", signbit(b, b.operand(other, b.out_dtype)), b.emit("neg", size), size)
+
+
+@aten("fmax", "fmin")
+def _without_nan(b: Lowering, self: Value, other: Value) -> Value:
+    """The larger or smaller of two, where a NaN is ignored unless both are one."""
+    x, y = b.operand(self, b.out_dtype), b.operand(other, b.out_dtype)
+    result = b.emit("maximum" if b.op == "fmax" else "minimum", x, y)
+    if not x.dtype.is_float:
+        return result
+    return b.emit("where", b.emit("isnan", x), y, b.emit("where", b.emit("isnan", y), x, result))
+
+
+@aten("ldexp.Tensor")
+def _ldexp(b: Lowering, self: Value, other: Value) -> Value:
+    return b.emit("mul", b.cast(self, b.out_dtype), b.emit("exp2", b.cast(other, b.out_dtype)))
 
 
 def common_dtype(b: Lowering, a: Operand, c: Operand) -> DType:

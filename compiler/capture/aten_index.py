@@ -172,13 +172,8 @@ def wrapped(b: Lowering, ids: Value, size: Dim) -> Value:
     return b.emit("where", negative, b.emit("add", ids, b.scalar(size, DType.i64)), ids)
 
 
-def _linear_gather(b: Lowering, x: Value, axes: Sequence[int], ids: Sequence[Value]) -> Value:
-    """Several index tensors as one: the indexed axes are merged and gathered at ``sum(ids * stride)``."""
-    rank, adjacent = x.type.rank, list(axes) == list(range(axes[0], axes[0] + len(axes)))
-    first = axes[0] if adjacent else 0
-    if not adjacent:  # numpy puts the result of separated indices in front
-        x = b.transpose(x, [*axes, *(a for a in range(rank) if a not in axes)])
-    sizes = x.shape[first : first + len(axes)]
+def linear_ids(b: Lowering, ids: Sequence[Value], sizes: Sequence[Dim]) -> Value:
+    """Indices into several axes of these ``sizes`` as one into the axis they make together."""
     linear: Value | None = None
     for i, value in enumerate(ids):
         term = wrapped(b, value, sizes[i])
@@ -187,37 +182,23 @@ def _linear_gather(b: Lowering, x: Value, axes: Sequence[int], ids: Sequence[Val
             term = b.emit("mul", term, b.scalar(stride, DType.i64))
         linear = term if linear is None else b.emit("add", linear, term)
     assert linear is not None
+    return linear
+
+
+def _linear_gather(b: Lowering, x: Value, axes: Sequence[int], ids: Sequence[Value]) -> Value:
+    """Several index tensors as one: the indexed axes are merged and gathered at ``sum(ids * stride)``."""
+    rank, adjacent = x.type.rank, list(axes) == list(range(axes[0], axes[0] + len(axes)))
+    first = axes[0] if adjacent else 0
+    if not adjacent:  # numpy puts the result of separated indices in front
+        x = b.transpose(x, [*axes, *(a for a in range(rank) if a not in axes)])
+    sizes = x.shape[first : first + len(axes)]
+    linear = linear_ids(b, ids, sizes)
     merged = b.reshape(x, (*x.shape[:first], product(sizes), *x.shape[first + len(axes) :]))
     return b.emit("gather", merged, linear, axis=first)
 
 
-@aten("index_put", "_unsafe_index_put")
-def _index_put(b: Lowering, self: Value, indices: Sequence[Value | None], values: Value, accumulate: bool) -> Value:
-    used = [(axis, ids) for axis, ids in enumerate(indices) if ids is not None]
-    if len(used) == 1 and used[0][0] == 0 and used[0][1].dtype is DType.bool and not accumulate:
-        mask = used[0][1]
-        if all(d == 1 for d in values.shape):
-            mask = b.reshape(mask, (*mask.shape, *(1 for _ in range(self.type.rank - mask.type.rank))))
-            return b.emit("where", mask, b.cast(b.reshape(values, ()), self.dtype), self)
-    if len(used) == 1 and not accumulate and used[0][1].dtype.is_integer:
-        found = as_arange(b, used[0][1])
-        if found is not None and isinstance(found[1], int) and found[1] >= 0:
-            axis, (place, start, length) = used[0][0], found
-            part = [length if i == axis else d for i, d in enumerate(self.shape)]
-            if place is None or used[0][1].type.rank == 1:
-                if place is None and used[0][1].type.rank == 0:
-                    values = b.reshape(values, (*values.shape[:axis], 1, *values.shape[axis:]))
-                source = broadcast_to(b, b.cast(values, self.dtype), part)
-                pieces = [b.slice(self, axis, 0, start)] if start else []
-                pieces.append(source)
-                if start + length != self.shape[axis]:
-                    pieces.append(b.slice(self, axis, start + length, self.shape[axis]))
-                return source if len(pieces) == 1 else b.emit("concat", *pieces, axis=axis)
-    raise Unsupported("writing to elements by index is supported only for a condition with one value or a plain range")
-
-
-@aten("masked_scatter", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "bincount",
-      "nonzero_numpy", "repeat_interleave.Tensor")  # fmt: skip
+@aten("nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "bincount", "nonzero_numpy", "argwhere",
+      "where", "repeat_interleave.Tensor")  # fmt: skip
 def _depends_on_data(b: Lowering, **_: Any) -> Value:
     raise Unsupported("the size of its result depends on the data")
 
@@ -248,3 +229,43 @@ def _one_hot(b: Lowering, self: Value, num_classes: Dim) -> Value:
 @aten("isin.Tensor_Scalar")
 def _isin(b: Lowering, elements: Value, test_element: Scalar, invert: bool) -> Value:
     return b.emit("ne" if invert else "eq", elements, b.scalar(test_element, elements.dtype))
+
+
+# -- elements anywhere in memory ------------------------------------------------------------------------------------------
+@aten("as_strided")
+def _as_strided(
+    b: Lowering, self: Value, size: Sequence[Dim], stride: Sequence[Dim], storage_offset: Dim | None = None
+) -> Value:
+    """Elements by their distance in memory: known only where the operand lies there without gaps, from its beginning."""
+    fake = b.node.args[0].meta["val"]  # type: ignore[union-attr]
+    counts, steps = ([n for n in given if isinstance(n, int)] for given in (size, stride))
+    start = storage_offset or 0
+    known = len(counts) == len(size) and len(steps) == len(stride) and isinstance(start, int)
+    if not known or not isinstance(start, int) or not fake.is_contiguous() or fake.storage_offset() != 0:
+        raise Unsupported("strides over a tensor of varying size, or over a view of another, are not supported")
+    places = np.full(tuple(counts), start, np.int64)
+    for axis, (count, step) in enumerate(zip(counts, steps, strict=True)):
+        places += (np.arange(count) * step).reshape([-1 if i == axis else 1 for i in range(len(size))])
+    flat = b.reshape(self, (product(self.shape),))
+    first = int(places.flat[0]) if places.size else 0
+    if np.array_equal(places.reshape(-1), np.arange(first, first + places.size)):
+        return b.reshape(b.slice(flat, 0, first, first + places.size), tuple(size))
+    return b.emit("gather", flat, b.graph.add_constant(places, "strided", DType.i64), axis=0)
+
+
+@aten("repeat_interleave.self_Tensor")
+def _repeat_each(
+    b: Lowering, self: Value, repeats: Value, dim: int | None = None, output_size: Dim | None = None
+) -> Value:
+    x = b.reshape(self, (product(self.shape),)) if dim is None else self
+    axis, known = axis_in(dim or 0, x.type.rank), b.array(repeats)
+    if known is not None and isinstance(x.shape[axis], int):
+        times = np.broadcast_to(known.reshape(-1), (x.shape[axis],))
+        ids = b.graph.add_constant(np.repeat(np.arange(times.size), times), "repeats", DType.i64)
+    elif output_size is not None:
+        ends = b.emit("cumsum", b.cast(broadcast_to(b, repeats, (x.shape[axis],)), DType.i64), axis=0)
+        steps = b.emit("arange", end=output_size, dtype=DType.i64)
+        ids = b.emit("searchsorted", ends, steps, right=True, dtype=DType.i64)
+    else:
+        raise Unsupported("the size of its result depends on the data (give output_size)")
+    return b.emit("gather", x, ids, axis=axis)

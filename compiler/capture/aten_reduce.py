@@ -10,7 +10,7 @@ from ..dims import Expr, product
 from ..graph import Value
 from ..types import DType
 from .aten_elementwise import as_bool
-from .lowering import Lowering, Scalar, aten
+from .lowering import Lowering, Scalar, aten, low_precision
 from .symbols import Unsupported
 
 Axes = Sequence[int] | int | None
@@ -102,18 +102,23 @@ def variance(b: Lowering, x: Value, dim: Axes, keepdim: bool, correction: Scalar
     "var_mean.correction",
     "var_mean.dim",
     "var_mean",
+    "std_mean.correction",
+    "std_mean.dim",
+    "std_mean",
 )
 def _var(
     b: Lowering, self: Value, dim: Axes = None, keepdim: bool = False, correction: Scalar | None = None, unbiased: bool = True
 ) -> Any:  # fmt: skip
-    if not self.type.rank:
-        raise Unsupported("the variance of a single number is not supported")
     taken = int(unbiased) if correction is None else correction
-    result, mean = variance(b, self, dim, keepdim, taken)
+    alone = not self.type.rank
+    x = b.reshape(self, (1,)) if alone else self
+    wide = b.cast(x, DType.f32) if low_precision(x.dtype) else x  # torch rounds the results alone
+    both = list(variance(b, wide, 0 if alone else dim, keepdim and not alone, taken))
     name = b.op
-    if "var_mean" in name:
-        return [result, mean]
-    return b.emit("sqrt", result) if "std" in name else result
+    if "std" in name:
+        both[0] = b.emit("sqrt", both[0])
+    both = [b.cast(v, self.dtype) for v in both]
+    return both if "mean" in name else both[0]
 
 
 @aten("linalg_vector_norm", "norm.ScalarOpt_dim", "norm.Scalar")
@@ -131,7 +136,9 @@ def _norm(
         return reduce(b, "reduce_max", size, dim, keepdim)
     if order == -float("inf"):
         return reduce(b, "reduce_min", size, dim, keepdim)
-    if not isinstance(order, (int, float)) or order == 0:
+    if order == 0:
+        return reduce(b, "reduce_sum", b.cast(b.emit("ne", x, b.scalar(0.0, x.dtype)), x.dtype), dim, keepdim)
+    if not isinstance(order, (int, float)):
         raise Unsupported(f"the norm of order {order} is not supported")
     total = reduce(b, "reduce_sum", b.emit("pow", size, b.scalar(float(order), x.dtype)), dim, keepdim)
     return b.emit("pow", total, b.scalar(1.0 / order, x.dtype))
@@ -162,7 +169,7 @@ def _softmax(b: Lowering, self: Value, dim: int, dtype: Any = None, half_to_floa
     name = b.op
     x = b.cast(self, b.out_dtype)
     if not x.type.rank:
-        raise Unsupported("the softmax of a single number is not supported")
+        return b.reshape(_softmax(b, b.reshape(x, (1,)), 0), ())
     axis = dim % x.type.rank
     result = b.emit("log_softmax" if "log" in name else "softmax", x, axis=axis)
     if "safe" not in name:
@@ -170,9 +177,3 @@ def _softmax(b: Lowering, self: Value, dim: int, dtype: Any = None, half_to_floa
     hidden = b.emit("eq", x, b.scalar(-float("inf"), x.dtype))
     empty = b.emit("reduce_all", hidden, axes=(axis,), keepdim=True)
     return b.emit("where", empty, b.scalar(0.0, x.dtype), result)
-
-
-@aten("cumsum")
-def _cumsum(b: Lowering, self: Value, dim: int, dtype: Any = None) -> Value:
-    x = b.cast(self, b.out_dtype)
-    return b.emit("cumsum", x, axis=dim % x.type.rank) if x.type.rank else x

@@ -212,7 +212,7 @@ def _unbind(b: Lowering, self: Value, dim: int) -> list[Value]:
 
 
 @aten("split.Tensor", "split_with_sizes", "chunk", "split.sizes", "unsafe_split.Tensor", "unsafe_chunk",
-      "split_with_sizes_copy", "tensor_split.sections", "unsafe_split_with_sizes")  # fmt: skip
+      "split_with_sizes_copy", "tensor_split.sections", "tensor_split.indices", "unsafe_split_with_sizes")  # fmt: skip
 def _split(b: Lowering, self: Value, dim: int, **_: Any) -> list[Value]:
     axis = axis_in(dim, self.type.rank)
     parts: list[Value] = []
@@ -237,6 +237,24 @@ def _diagonal(b: Lowering, self: Value, offset: int, dim1: int, dim2: int) -> Va
         raise Unsupported("the diagonal of a matrix of varying size is not supported")
     first = offset if offset >= 0 else -offset * columns
     return b.slice(flat, rank - 2, first, first + (length - 1) * (columns + 1) + 1, columns + 1)
+
+
+@aten("unfold")
+def _unfold(b: Lowering, self: Value, dimension: int, size: int, step: int) -> Value:
+    """Windows along an axis, each a row of a new last axis."""
+    if not self.type.rank:
+        return b.reshape(self, b.out_shape)
+    axis = axis_in(dimension, self.type.rank)
+    count, x = b.out_shape[axis], self
+    if size <= step:
+        used = b.slice(x, axis, 0, (count - 1) * step + size)
+        if size == step:
+            apart = b.reshape(used, (*x.shape[:axis], count, size, *x.shape[axis + 1 :]))
+            return b.transpose(apart, move_axes(self.type.rank + 1, [axis + 1], [self.type.rank]))
+    starts = b.reshape(b.emit("arange", start=0, end=count * step, step=step, dtype=DType.i64), (count, 1))
+    ids = b.emit("add", starts, b.emit("arange", end=size, dtype=DType.i64))
+    windows = b.emit("gather", x, ids, axis=axis)
+    return b.transpose(windows, move_axes(self.type.rank + 1, [axis + 1], [self.type.rank]))
 
 
 # -- joining --------------------------------------------------------------------------------------------------------------
@@ -276,31 +294,6 @@ def _roll_axis(b: Lowering, x: Value, axis: int, shift: Dim) -> Value:
     if cut == 0:
         return x
     return b.emit("concat", b.slice(x, axis, cut, size), b.slice(x, axis, 0, cut), axis=axis)
-
-
-@aten("slice_scatter")
-def _slice_scatter(
-    b: Lowering, self: Value, src: Value, dim: int, start: Dim | None, end: Dim | None, step: Dim
-) -> Value:
-    axis = axis_in(dim, self.type.rank)
-    if step != 1:
-        raise Unsupported("writing to every n-th element is not supported")
-    src = b.cast(src, self.dtype)
-    first = start_of(start, self.shape[axis])
-    last = first + src.shape[axis]
-    parts = [b.slice(self, axis, 0, first)] if first != 0 else []
-    parts.append(src)
-    parts += [b.slice(self, axis, last, self.shape[axis])] if last != self.shape[axis] else []
-    return src if len(parts) == 1 else b.emit("concat", *parts, axis=axis)
-
-
-@aten("select_scatter")
-def _select_scatter(b: Lowering, self: Value, src: Value, dim: int, index: Dim) -> Value:
-    axis = axis_in(dim, self.type.rank)
-    size = self.shape[axis]
-    first = size + index if isinstance(index, int) and index < 0 else index
-    lifted = b.reshape(src, (*self.shape[:axis], 1, *self.shape[axis + 1 :]))
-    return _slice_scatter(b, self, lifted, axis, first, first + 1, 1)
 
 
 # -- padding --------------------------------------------------------------------------------------------------------------

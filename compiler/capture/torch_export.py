@@ -21,12 +21,16 @@ from ..graph import Graph, Value
 from ..types import DType, TensorType
 from . import (
     aten_anchor,
+    aten_bag,
     aten_create,
+    aten_distance,
     aten_elementwise,
     aten_index,
+    aten_order,
     aten_recurrent,
     aten_reduce,
     aten_resample,
+    aten_scatter,
     aten_shape,
     aten_spatial,
 )
@@ -43,12 +47,16 @@ from .weights import dtype_of, to_numpy
 
 TABLES = (
     aten_anchor,
+    aten_bag,
     aten_create,
+    aten_distance,
     aten_elementwise,
     aten_index,
+    aten_order,
     aten_recurrent,
     aten_reduce,
     aten_resample,
+    aten_scatter,
     aten_shape,
     aten_spatial,
 )

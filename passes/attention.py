@@ -214,7 +214,9 @@ def _zeroes_empty_rows(graph: Graph, node: Node, weights: Value, softmax: Node) 
     if kept is not weights or uniform(graph, zero) != 0 or condition is None or condition.node is None:
         return False
     every = condition.node
-    if every.op != "reduce_all" or [a % softmax.output.type.rank for a in every.attrs["axes"]] != [weights.type.rank - 1]:
+    if every.op != "reduce_all" or [a % softmax.output.type.rank for a in every.attrs["axes"]] != [
+        weights.type.rank - 1
+    ]:
         return False
     hidden = every.inputs[0].node if every.inputs[0] is not None else None
     if hidden is None or hidden.op != "eq" or hidden.inputs[0] is not softmax.inputs[0]:

@@ -128,7 +128,13 @@ def unscaled(graph: Graph, value: Value, before: Node, depth: int = _DEPTH) -> t
     if source is node.inputs[0]:
         return inner, number
     view = graph.insert(
-        node.op, [source, *node.inputs[1:]], node.attrs, before=before, name=node.name, location=node.location, sources=node.sources
+        node.op,
+        [source, *node.inputs[1:]],
+        node.attrs,
+        before=before,
+        name=node.name,
+        location=node.location,
+        sources=node.sources,
     )
     return view.output, number * factor
 

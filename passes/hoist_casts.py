@@ -14,6 +14,8 @@ from ..compiler.pass_protocol import PassContext, PassResult
 from ..compiler.types import DType
 from .fusion import SOURCES, VIEWS
 
+_LINEARS = ("linear", "qlinear", "matmul")
+
 
 def _leaves(value: Value, outputs: set[Value]) -> list[Node] | None:
     """The nodes that read ``value`` through views; None if a view of it is an output of the graph."""
@@ -48,6 +50,10 @@ class HoistCasts:
                 if not leaves or not any(u.op in VIEWS for u in value.users):
                     continue
                 dtypes = {u.attrs["dtype"] if u.op == "cast" else None for u in leaves}
+                if (
+                    node.op in _LINEARS
+                ):  # which can store its result twice: rounded for V, in full for q and k to be turned
+                    dtypes -= {None, value.dtype}
                 dtype = dtypes.pop() if len(dtypes) == 1 else None
                 if dtype not in (DType.bf16, DType.f16) or not value.dtype.is_float or dtype.size >= value.dtype.size:
                     continue
@@ -73,7 +79,10 @@ class HoistCasts:
     def _hoist(self, graph: Graph, value: Value, dtype: DType) -> None:
         assert value.node is not None
         node = value.node
-        narrow = graph.insert(
+        there = next((u for u in value.users if u.op == "cast" and u.attrs["dtype"] is dtype), None)
+        if there is not None:
+            graph.move(there, node._next)
+        narrow = there or graph.insert(
             "cast", [value], {"dtype": dtype}, before=node._next, name=node.name, location=node.location,
             sources=node.sources,
         )  # fmt: skip
@@ -85,7 +94,10 @@ class HoistCasts:
             if user is but:
                 continue
             if user.op == "cast":
-                graph.replace(user.output, narrow)
+                if user.output.dtype is narrow.dtype:
+                    graph.replace(user.output, narrow)
+                continue
+            if user.op not in VIEWS:
                 continue
             view = graph.insert(
                 user.op, [narrow], user.attrs, before=user, name=user.name, location=user.location, sources=user.sources

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..compiler import dims
-from ..compiler.dims import Dim, divide_exactly, product
+from ..compiler.dims import Dim, product
 from ..compiler.graph import Graph, Node, Value
 from ..compiler.types import DType, bf16_to_float
 from .facts import as_stored, sequence, uniform
 from .fusion import VIEWS
+from .view_chains import aligned
 
 #: A number at or below this that is written over a score hides the key; f16 has no smaller finite one.
 HIDDEN = -60000.0
@@ -47,7 +48,7 @@ class Part:
     factor: float = 1.0
 
 
-# -- facts --------------------------------------------------------------------------------------------------------------------
+# -- facts --------------------------------------------------------------------------------------------------------
 def negated(graph: Graph, condition: Value, before: Node) -> Value:
     """``not condition``, without a double negation."""
     node = condition.node
@@ -196,7 +197,7 @@ def _selection_of_product(graph: Graph, node: Node, before: Node) -> tuple[Value
     return None
 
 
-# -- several masks as one -------------------------------------------------------------------------------------------------------
+# -- several masks as one -----------------------------------------------------------------------------------------
 def combined(graph: Graph, before: Node, parts: Sequence[Part], lead: tuple[Dim, Dim]) -> tuple[Value | None, str]:
     """One mask of rank 4 for all ``parts`` (the outermost first), and what ``empty_row`` has to be.
 
@@ -254,29 +255,7 @@ def _cast(graph: Graph, before: Node, value: Value) -> Value:
     return graph.derive(before, "cast", [value], {"dtype": DType.f32})
 
 
-# -- shapes -----------------------------------------------------------------------------------------------------------------------
-def aligned(source: Sequence[Dim], target: Sequence[Dim]) -> list[tuple[range, range]] | None:
-    """Which neighbouring axes of ``source`` make which of ``target``, in order; None if they do not."""
-    i = j = 0
-    groups: list[tuple[range, range]] = []
-    while i < len(source) or j < len(target):
-        begin, first = i, j
-        have: Dim = source[i] if i < len(source) else 1
-        want: Dim = target[j] if j < len(target) else 1
-        i, j = min(i + 1, len(source)), min(j + 1, len(target))
-        while have != want:
-            if i < len(source) and divide_exactly(want, have) is not None:
-                have, i = have * source[i], i + 1
-            elif j < len(target):
-                want, j = want * target[j], j + 1
-            elif i < len(source):
-                have, i = have * source[i], i + 1
-            else:
-                return None
-        groups.append((range(begin, i), range(first, j)))
-    return groups
-
-
+# -- shapes -------------------------------------------------------------------------------------------------------
 def to_rank_4(
     graph: Graph, before: Node, value: Value, space: Sequence[Dim], lead: tuple[Dim, Dim], shared_heads: bool = False
 ) -> Value:

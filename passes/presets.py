@@ -50,5 +50,6 @@ def default() -> Pipeline:
     return Pipeline((
         DecomposeCustom(), Canonicalize(), Fold(), FoldNorm(), Canonicalize(), Recognize(), RecognizeRotary(),
         RecognizeAttention(), Canonicalize(), Slot("custom"), ResolvePlan(), MergeLinear(), Canonicalize(), JoinRotary(),
-        Quantize(), HoistCasts(), Slot("legalize"), Fold(), Canonicalize(), Slot("fuse"), Slot("layout"),
+        Quantize(), HoistCasts(), Slot("legalize"), Fold(), Canonicalize(), HoistCasts(),
+        Slot("fuse"), Slot("layout"),
     ))  # fmt: skip

@@ -46,9 +46,7 @@ class RecognizeRotary:
         half = width // 2
         for x in _sliced(out):
             for interleaved in (False, True):
-                ends = (
-                    (Lane(0, 2, half), Lane(1, 2, half)) if interleaved else (Lane(0, 1, half), Lane(half, 1, half))
-                )
+                ends = (Lane(0, 2, half), Lane(1, 2, half)) if interleaved else (Lane(0, 1, half), Lane(half, 1, half))
                 match = _matched(*(lanes.tree(out, lane, (x,)) for lane in ends), x, interleaved)
                 if match is None:
                     continue
@@ -87,7 +85,11 @@ def _sliced(value: Value) -> list[Value]:
             node = v.node
             if node is None:
                 continue
-            if node.op == "slice" and node.inputs[0] is not None and node.attrs["axis"] % v.type.rank == v.type.rank - 1:
+            if (
+                node.op == "slice"
+                and node.inputs[0] is not None
+                and node.attrs["axis"] % v.type.rank == v.type.rank - 1
+            ):
                 found[node.inputs[0]] = None
             elif node.op in ("add", "sub", "mul", "neg", "concat", "reshape"):
                 deeper.extend(node.operands)

@@ -16,6 +16,7 @@ from ..compiler.graph import Graph, Node, Value
 from ..compiler.ops import BINARY, COMPARE, UNARY
 from ..compiler.types import DType
 from .facts import integer_range, sequence, uniform
+from .view_chains import raised_slice, raised_transpose, shortened, sunk_fold, sunk_norm, turned_linear
 
 Simplify = Callable[[Graph, Node], "Value | None"]
 
@@ -51,7 +52,7 @@ def _reshape(graph: Graph, node: Node) -> Value | None:
         moved = [i for i, p in enumerate(inner.attrs["perm"]) if x.shape[i] != 1]
         if [inner.attrs["perm"][i] for i in moved] == sorted(inner.attrs["perm"][i] for i in moved):
             return _add(graph, node, "reshape", [inner.inputs[0]], shape=node.output.shape)
-    return None
+    return shortened(graph, node)
 
 
 def _unflattened_linear(graph: Graph, node: Node, linear: Node) -> Value | None:
@@ -95,7 +96,8 @@ def _transpose(graph: Graph, node: Node) -> Value | None:
         return _full(graph, node, inner.attrs["value"])
     if inner is not None and inner.op == "expand" and inner.inputs[0].type.rank == x.type.rank:  # type: ignore[union-attr]
         return _spread(graph, node, _add(graph, node, "transpose", [inner.inputs[0]], perm=perm))
-    return None
+    raised = raised_transpose(graph, node)
+    return shortened(graph, node) if raised is None else raised
 
 
 def _expand(graph: Graph, node: Node) -> Value | None:
@@ -138,7 +140,7 @@ def _slice(graph: Graph, node: Node) -> Value | None:
             if attrs["start"] == offset and attrs["end"] == offset + part.shape[axis]:
                 return part
             offset = offset + part.shape[axis]
-    return None
+    return raised_slice(graph, node)
 
 
 def _concat(graph: Graph, node: Node) -> Value | None:
@@ -252,7 +254,11 @@ def _binary(graph: Graph, node: Node) -> Value | None:
         if folded is not None:
             return _full(graph, node, folded)
     decided = _compare(graph, node) if node.op in COMPARE else None
-    return decided if decided is not None else _narrow_operands(graph, node)
+    if decided is None:
+        decided = _narrow_operands(graph, node)
+    if decided is None:
+        decided = _sink_past_number(graph, node)
+    return sunk_fold(graph, node) if decided is None else decided
 
 
 def _fold_numbers(op: str, a: object, b: object, dtype: DType) -> object | None:
@@ -372,7 +378,7 @@ def _linear(graph: Graph, node: Node) -> Value | None:
     assert x is not None
     inner = x.node
     if inner is None or inner.op != "reshape":
-        return None
+        return turned_linear(graph, node)
     source = inner.inputs[0]
     assert source is not None
     if source.type.rank < x.type.rank or source.type.rank < 2 or source.shape[-1] != x.shape[-1] or x.type.rank > 2:
@@ -389,6 +395,19 @@ def _sink_reshape(graph: Graph, node: Node) -> Value | None:
         return None
     y = _add(graph, node, node.op, [x.node.inputs[0]], **node.attrs)
     return _add(graph, node, "reshape", [y], shape=node.output.shape)
+
+
+def _sink_past_number(graph: Graph, node: Node) -> Value | None:
+    """reshape(x) * number as reshape(x * number), for any binary op: reshapes meet and cancel."""
+    for side in (0, 1):
+        view, number = node.inputs[side], node.inputs[1 - side]
+        assert view is not None and number is not None
+        if number.type.rank or view.node is None or view.node.op != "reshape" or view.use_count > 1:
+            continue
+        inputs = [view.node.inputs[0], number] if side == 0 else [number, view.node.inputs[0]]
+        y = _add(graph, node, node.op, inputs, **node.attrs)
+        return _add(graph, node, "reshape", [y], shape=node.output.shape)
+    return None
 
 
 def _attention(graph: Graph, node: Node) -> Value | None:
@@ -411,5 +430,6 @@ def _attention(graph: Graph, node: Node) -> Value | None:
 SIMPLIFY: dict[str, Simplify] = {
     "reshape": _reshape, "transpose": _transpose, "expand": _expand, "slice": _slice, "concat": _concat, "pad": _pad,
     "cast": _cast, "where": _where, "gather": _gather, "embedding": _gather, "take_along": _take_along,
-    "attention": _attention, "linear": _linear, **dict.fromkeys((*BINARY, *COMPARE), _binary), **dict.fromkeys(UNARY, _unary),
+    "attention": _attention, "linear": _linear, "layer_norm": sunk_norm, "rms_norm": sunk_norm,
+    **dict.fromkeys((*BINARY, *COMPARE), _binary), **dict.fromkeys(UNARY, _unary),
 }  # fmt: skip

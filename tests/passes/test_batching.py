@@ -68,8 +68,8 @@ def test_attention_is_apart() -> None:
     assert symbol_of(Attention()) == "batch"
 
 
-def test_sequence_first_attention_is_given_up() -> None:
-    assert symbol_of(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()) is None
+def test_attention_that_works_sequence_first_inside_is_apart() -> None:
+    assert symbol_of(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()) == "batch"
 
 
 @pytest.mark.parametrize("name", MIXED)

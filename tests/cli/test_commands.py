@@ -162,6 +162,42 @@ def test_inspect_names_every_layer(artifact: Path, capsys: pytest.CaptureFixture
         assert word in out
 
 
+def test_what_stayed_unfused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "apart.py").write_text(APART)
+    path = folder / "apart.planish"
+    assert main(["compile", f"{folder}/apart.py:model", "-o", str(path), "--no-measure"]) == 0
+    told = capsys.readouterr().out
+    assert "5 ops in 4 launches, 1 of them fused from several ops; 2 apart from their neighbours" in told
+    assert f"(planish inspect {path} --unfused says why)" in told
+    assert main(["inspect", str(path), "--unfused"]) == 0
+    told = capsys.readouterr().out
+    assert "2 x exp" in told
+    assert "at  blocks.0..1.exp, apart.py:9" in told
+    assert "after linear: a transposition in between" in told
+    report = call(capsys, "inspect", path)["report"]
+    assert report["launches"] == {"ops": 5, "launches": 4, "fused": 1, "apart": 2, "copies": 0}
+    assert [(g["what"], g["count"], g["where"]) for g in report["unfused"]] == [("exp", 2, ["blocks.0..1.exp"])]
+
+
+APART = """
+import torch
+class Block(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up = torch.nn.Linear(8, 8)
+    def forward(self, x):
+        y = self.up(x).transpose(1, 2)
+        return torch.exp(y)
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = torch.nn.ModuleList([Block(), Block()])
+    def forward(self, x):
+        return [block(x + i) for i, block in enumerate(self.blocks)]
+def model(): return Net(), (torch.randn(2, 8, 8) / 8,)
+"""
+
+
 def test_bench_adds_up(artifact: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = call(
         capsys, "bench", artifact, "--against", f"{folder}/net.py:model", "--seconds", "0.2", "--dims", "rows=8",

@@ -24,6 +24,8 @@ Written by `make docs` from the program's own help.
 - `--precision` takes a precision for everything, or `GLOB=PRECISION` for the modules whose path matches; given several
   times, the first pattern that matches a module wins, and the value without a pattern is for the rest.
 - `--pass FILE.py:Class` and `--pass 'name{option=value}'` add a pass; `@after=NAME` or `@before=NAME` says where.
+- `--ops FILE.py` (or an installed module) registers custom ops of the model; those of installed plugins are found by themselves.
+- `planish inspect X.planish --unfused` says what runs apart from its neighbours and why, equal findings on one line.
 
 """
 

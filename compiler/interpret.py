@@ -22,7 +22,8 @@ Hook = Callable[[Node, Sequence["Tensor | None"], tuple[Tensor, ...]], "tuple[Te
 def to_torch(array: np.ndarray, dtype: DType | None = None) -> Tensor:
     """A tensor that shares the array's memory where it can; ``uint16`` data of a bf16 value becomes bfloat16."""
     array = np.asarray(array)
-    if not array.flags.writeable or not array.flags.c_contiguous:
+    # an axis of one element may have a negative stride and be contiguous all the same; torch refuses it
+    if not array.flags.writeable or not array.flags.c_contiguous or any(s < 0 for s in array.strides):
         array = array.copy()
     if dtype is DType.bf16 and array.dtype == np.uint16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)

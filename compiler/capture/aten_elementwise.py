@@ -338,6 +338,8 @@ def clamp_to(b: Lowering, x: Value, low: Operand | None, high: Operand | None) -
         if low is not None:
             x = b.emit("maximum", x, b.operand(low, x.dtype))
         return x if high is None else b.emit("minimum", x, b.operand(high, x.dtype))
+    if x.dtype is DType.u8:  # torch reads -3 as 253 there
+        low, high = (v % 256 if isinstance(v, int) and v < 0 else v for v in (low, high))
     return b.emit("clamp", x, min=low, max=high)
 
 

@@ -73,6 +73,8 @@ UNARY: list[Case] = [
     ("clamp", lambda x: x.clamp(-0.5, 0.5), (X,)),
     ("clamp_low", lambda x: x.clamp(min=0.1), (X,)),
     ("clamp_high", lambda x: x.clamp_max(0.1), (X,)),
+    ("clamp_bytes", lambda x: x.clamp(-3, 9), (ints(3, 4, high=20, dtype=torch.uint8),)),
+    ("clamp_bytes_low", lambda x: x.clamp(min=-250), (ints(3, 4, high=20, dtype=torch.uint8),)),
     ("clamp_int_by_float", lambda x: x.clamp(min=0.5), (I,)),
     ("clamp_tensor", lambda x, y: torch.clamp(x, min=y), (X, Y)),
     ("clamp_special", lambda x: x.clamp(-1, 1), (SPECIAL,)),

@@ -19,8 +19,9 @@ Written by `make docs` from the program's own help.
 - Errors are one sentence on stderr and a hint; `--debug` shows the traceback.
 - Exit status: 0 done, 1 failure, 2 the call is wrong, 3 a bar was missed, 130 interrupted. An interrupted or failed command
   leaves no half-written file.
-- A model is `FILE.py:callable`, where the callable returns `(module, args[, kwargs[, dynamic_shapes]])`, or a `FILE.pt2`
-  that `torch.export.save` wrote. Importing the file runs it.
+- A model is `FILE.py:callable`, where the callable returns `(module, args[, kwargs[, dynamic_shapes]])` (importing the file runs
+  it); a `FILE.pt2` that `torch.export.save` wrote; or a local [Hugging Face folder](huggingface.md). Pickles of `torch.save` are
+  refused, because reading them executes code.
 - `--precision` takes a precision for everything, or `GLOB=PRECISION` for the modules whose path matches; given several
   times, the first pattern that matches a module wins, and the value without a pattern is for the rest.
 - `--pass FILE.py:Class` and `--pass 'name{option=value}'` add a pass; `@after=NAME` or `@before=NAME` says where.

@@ -29,7 +29,9 @@ def test_the_reference_of_the_command_line_is_up_to_date() -> None:
     assert (ROOT / "docs" / "cli.md").read_text() == script("make_cli_reference").text(), "run make docs"
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/quality.md", "docs/artifact.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "docs/quality.md", "docs/artifact.md", "docs/huggingface.md"]
+)
 def test_links_lead_somewhere(page: str) -> None:
     path = ROOT / page
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", path.read_text()) if "://" not in link]
@@ -37,7 +39,10 @@ def test_links_lead_somewhere(page: str) -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/quality.md", "docs/artifact.md", "examples/custom_pass/README.md"])
+@pytest.mark.parametrize(
+    "page",
+    ["README.md", "docs/quality.md", "docs/artifact.md", "docs/huggingface.md", "examples/custom_pass/README.md"],
+)
 def test_commands_in_the_documents_exist(page: str) -> None:
     from planish.cli.app import app
 

@@ -94,10 +94,11 @@ class Quantize:
             statistics = collect(graph, linears, batches, context)
         elif self.smooth:
             context.note("no example data: int8 linears are not smoothed", kind="warning")
+        order = {n: i for i, n in enumerate(graph.nodes)}
         for done, (x, readers) in enumerate(linears.items()):
             context.advance("quantising", done, len(linears))
-            smoothing = self._smoothing(graph, readers, statistics.get(x), context)
-            self._quantize_readers(graph, readers, smoothing)
+            smoothing = self._smoothing(graph, readers, statistics.pop(x, None), context)
+            self._quantize_readers(graph, sorted(readers, key=order.__getitem__), smoothing)
         context.advance("quantising", len(linears), len(linears))
 
     def _smoothing(
@@ -115,10 +116,10 @@ class Quantize:
         return smoothing
 
     def _quantize_readers(self, graph: Graph, readers: list[Node], smoothing: Smoothing | None) -> None:
+        """Replace linears that read one value, given in the graph's order."""
         x = readers[0].inputs[0]  # may have changed since: the linear in front of this one was quantised too
         assert x is not None
-        order = {n: i for i, n in enumerate(graph.nodes)}
-        first = min(readers, key=order.__getitem__)
+        first = readers[0]
         scale = None if smoothing is None else smoothing.scale
         shift = None if smoothing is None else smoothing.shift
         smoothed = x

@@ -21,6 +21,11 @@ from .rtn import fake_quantize_rows
 
 #: The exponents tried.
 ALPHAS = (0.45, 0.55, 0.65, 0.75)
+#: Output channels that decide; of more, every second, third, ... is looked at.
+MOST_OUTPUTS = 2048
+#: Elements of the weight that are multiplied at a time, which bounds what is held beside it, and of those that are rounded
+#: at a time, which stay in a second-level cache.
+BLOCK, PIECE = 4 << 20, 64 << 10
 
 
 @dataclass(frozen=True)
@@ -53,41 +58,96 @@ def channel_scale(x_amax: np.ndarray, w_amax: np.ndarray, alpha: float) -> np.nd
     return np.exp(log_scale).astype(np.float32)
 
 
+@dataclass
+class _Trial:
+    """A way to round the input.
+
+    Attributes:
+        alpha: the exponent of ``scale``; None without a scale.
+        scale: f32 ``[K]`` that the weights are multiplied by.
+        rows: what is multiplied, rounded already.
+        shift: ``rounded weight @ shift`` is added back.
+        middle: ``middle * row sums of the rounded weight`` is added back.
+        error: squared error of the outputs so far.
+    """
+
+    alpha: float | None
+    scale: np.ndarray | None
+    rows: np.ndarray
+    shift: np.ndarray | None = None
+    middle: np.ndarray | None = None
+    error: float = 0.0
+
+
 def choose(x: np.ndarray, low: np.ndarray, high: np.ndarray, weights: Sequence[np.ndarray]) -> Smoothing:
     """Choose the smoothing of an input that one or more linears read.
 
     Args:
         x: f32 ``[M, K]``, calibration rows.
         low, high: f32 ``[K]``, the range of every channel over all calibration data.
-        weights: f32 ``[N_i, K]`` each.
+        weights: f32 ``[N_i, K]`` each; of many output channels an even sample decides.
     """
-    weight = np.concatenate(weights) if len(weights) > 1 else weights[0]
-    want = x @ weight.T
-    energy = float(np.square(want).sum()) or 1.0
-
-    def error(shift: np.ndarray | None, scale: np.ndarray | None, centred: bool = False) -> float:
-        a, b = (x, weight) if scale is None else (x / scale, weight * scale)
-        rounded = fake_quantize_rows(b)
-        target = want
-        if shift is not None:
-            moved = shift if scale is None else shift / scale
-            a, target = a - moved, target - rounded @ moved
-        if centred:
-            middle = (a.max(axis=1, keepdims=True) + a.min(axis=1, keepdims=True)) / 2
-            a, target = a - middle, target - middle * rounded.sum(axis=1)
-        return float(np.square(fake_quantize_rows(a) @ rounded.T - target).sum()) / energy
-
-    plain = error(None, None)
-    best = Smoothing(None, None, False, None, plain, plain)
-    w_amax = np.abs(weight).max(axis=0)
+    weights = [w[:: -(-sum(map(len, weights)) // MOST_OUTPUTS)] for w in weights]
+    w_amax = np.maximum.reduce([np.abs(w).max(axis=0) for w in weights])
     middle = ((low + high) / 2).astype(np.float32)
     amax, half = np.maximum(np.abs(low), np.abs(high)), (high - low) / 2
+    plain = _Trial(None, None, fake_quantize_rows(x))
+    scaled: list[_Trial] = []
+    shifted: list[_Trial] = []
+    centred: list[_Trial] = []
+    for alpha in ALPHAS:
+        scale = channel_scale(amax, w_amax, alpha)
+        rows = x / scale
+        centre = (rows.max(axis=1, keepdims=True) + rows.min(axis=1, keepdims=True)) / 2
+        scaled.append(_Trial(alpha, scale, fake_quantize_rows(rows)))
+        centred.append(_Trial(alpha, scale, fake_quantize_rows(rows - centre), middle=centre))
+        scale = channel_scale(half, w_amax, alpha)
+        shifted.append(_Trial(alpha, scale, fake_quantize_rows((x - middle) / scale), shift=middle / scale))
+    alike = [[plain], *([a, b] for a, b in zip(scaled, centred, strict=True)), *([a] for a in shifted)]
+    energy = sum(_try(x, weight, alike) for weight in weights) or 1.0
+    best = Smoothing(None, None, False, None, plain.error / energy, plain.error / energy)
     # What costs more at run time has to be worth it.
-    for shift, reach, centred, worth in ((None, amax, False, 1.0), (middle, half, False, 0.9), (None, amax, True, 0.7)):
-        found = [
-            (error(shift, s, centred), alpha, s) for alpha in ALPHAS for s in [channel_scale(reach, w_amax, alpha)]
-        ]
-        now, alpha, scale = min(found, key=lambda f: f[0])
-        if now < worth * best.error:
-            best = Smoothing(scale, shift, centred, alpha, now, plain)
+    for kind, worth in ((scaled, 1.0), (shifted, 0.9), (centred, 0.7)):
+        least = min(kind, key=lambda trial: trial.error)
+        if least.error / energy < worth * best.error:
+            shift = middle if kind is shifted else None
+            best = Smoothing(
+                least.scale, shift, kind is centred, least.alpha, least.error / energy, plain.error / energy
+            )
     return best
+
+
+def _try(x: np.ndarray, weight: np.ndarray, alike: Sequence[Sequence[_Trial]]) -> float:
+    """Add to each trial its error with ``weight`` f32 ``[N, K]``; trials with the same scale stand together. Returns the
+    squared outputs."""
+    energy = 0.0
+    step = max(1, BLOCK // weight.shape[1])
+    rounded = np.empty((min(step, len(weight)), weight.shape[1]), np.float32)
+    for start in range(0, len(weight), step):
+        block = weight[start : start + step]
+        want = x @ block.T
+        energy += float(np.square(want).sum())
+        for trials in alike:
+            q = rounded[: len(block)]
+            _fake_quantize_scaled(block, trials[0].scale, q)
+            for trial in trials:
+                got = trial.rows @ q.T
+                got -= want
+                if trial.shift is not None:
+                    got += q @ trial.shift
+                if trial.middle is not None:
+                    got += trial.middle * q.sum(axis=1)
+                trial.error += float(np.square(got, out=got).sum())
+    return energy
+
+
+def _fake_quantize_scaled(weight: np.ndarray, scale: np.ndarray | None, out: np.ndarray) -> None:
+    """``fake_quantize_rows(weight * scale)`` into ``out``, a few rows at a time that stay in the cache."""
+    step = max(1, PIECE // weight.shape[1])
+    for start in range(0, len(weight), step):
+        rows, into = weight[start : start + step], out[start : start + step]
+        if scale is not None:
+            rows = np.multiply(rows, scale, out=into)
+        amax = np.maximum(rows.max(axis=1, keepdims=True), -rows.min(axis=1, keepdims=True))
+        np.multiply(rows, np.divide(np.float32(127), amax, out=np.zeros_like(amax), where=amax > 0), out=into)
+        np.multiply(np.rint(into, out=into), amax / np.float32(127), out=into)

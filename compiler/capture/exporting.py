@@ -101,8 +101,11 @@ def load(path: Path, debug: bool = False) -> ExportedProgram:
     if not path.is_file():
         raise CaptureError(f"there is no file {path}")
     refuse_file(path)
-    refuse_pickles(path)
-    _register_outputs(path)
+    try:
+        refuse_pickles(path)
+        _register_outputs(path)
+    except zipfile.BadZipFile as error:
+        raise CaptureError(f"{path} is damaged: {error}", "write or copy it again") from error
     load_ops()  # torch reads a program only where the custom ops it uses are defined
     try:
         with quiet(debug):
@@ -174,6 +177,12 @@ def explained(error: BaseException) -> CaptureError:
     causes = _causes(error)
     text = "\n".join(str(e) for e in causes)
     names = {type(e).__name__ for e in causes}
+    opaque = re.search(r"no fake impl registered for (?:<CustomOpDef\()?([\w:.]+)", text)
+    if opaque is not None:
+        return CaptureError(
+            f"the custom op {opaque.group(1)} has no fake implementation{where}, so its shapes are not known",
+            "give it one with torch.library.register_fake, then planish.register_op",
+        )
     if "GuardOnDataDependentSymNode" in names or "data-dependent" in text.lower():
         return CaptureError(
             f"the model takes a decision that depends on the data{where}, which cannot be captured",

@@ -210,6 +210,12 @@ class Lowering:
         elif poisoned:
             self.poisoned.add(node)
         else:
+            if name.startswith("auto_functionalized") and node.args:
+                written = str(getattr(node.args[0], "name", lambda: name)())
+                self._fail(
+                    node, written, "a custom op that writes to its arguments; one that returns its results can be"
+                )
+                return
             what = {"cond": "a branch on data", "while_loop": "a loop on data"}.get(name, "this higher-order operation")
             self._fail(node, name, f"{what} cannot be captured")
 

@@ -342,6 +342,34 @@ def test_a_kernel_that_does_not_compile(source: str, message: str, register: Cal
         planish.compile(_Known(), torch.zeros(2), target="cpu:portable")
 
 
+@torch.library.custom_op("test_opaque::no_fake", mutates_args=())
+def no_fake(x: torch.Tensor) -> torch.Tensor:
+    return x + 1
+
+
+@torch.library.custom_op("test_opaque::writes", mutates_args=("x",))
+def writes(x: torch.Tensor) -> None:
+    x.add_(1)
+
+
+def _written(x: torch.Tensor) -> torch.Tensor:
+    y = x * 2
+    writes(y)
+    return y
+
+
+@pytest.mark.parametrize(
+    ("fn", "message"),
+    [
+        (lambda x: no_fake(x * 2), r"the custom op test_opaque::no_fake has no fake implementation at .*:\d+"),
+        (_written, r"test_opaque::writes \(a custom op that writes to its arguments"),
+    ],
+)
+def test_ops_that_export_cannot_see_through(fn: Callable[..., Any], message: str) -> None:
+    with pytest.raises(CaptureError, match=message):
+        capture_function(fn, (data(3),))
+
+
 class _Known(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.ops.test_ops.known(x)

@@ -85,8 +85,10 @@ def by_name(signature: Signature, args: Sequence[Any], kwargs: Mapping[str, Any]
     """A source's example inputs under the names that the compiled model knows them by.
 
     Raises:
-        PlanishError: they do not match.
+        PlanishError: they do not match, or there are none.
     """
+    if signature.inputs and not args and not kwargs:
+        raise PlanishError("the source carries no example inputs", "give --input IN.npz")
     found: Arrays = {}
     names = [p.name for p in signature.inputs]
     for path, array in leaves(dict(kwargs)):

@@ -76,6 +76,8 @@ def measure_result(path: Path, source: Source) -> Measured:
 
     with model:
         signature = Signature.of(model.manifest)
+        if signature.inputs and not any(source.eager()[1:]):
+            return Measured(why_not="the source carries no example inputs", source_bytes=weights)
         example = by_name(signature, *source.eager()[1:])
         sizes: Sizes = {**signature.sizes_of(example), **signature.usual()}
         arrays = resized(signature, example, sizes)

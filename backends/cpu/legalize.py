@@ -210,7 +210,11 @@ def _plain_attention(b: Builder, node: Node, q: Value, k: Value, v: Value, mask:
         seen = b("reduce_any", visible, axes=(visible.type.rank - 1,), keepdim=True)
         instead = b.full(0.0, weights)
         if node.attrs["empty_row"] == "mean":
-            instead = b("div", b.full(1.0, weights), b("cast", b("full", value=k.shape[2], shape=(), dtype=DType.i64), dtype=weights.dtype))
+            instead = b(
+                "div",
+                b.full(1.0, weights),
+                b("cast", b("full", value=k.shape[2], shape=(), dtype=DType.i64), dtype=weights.dtype),
+            )
         weights = b("where", seen, weights, instead)
     return _as_type(b, b("matmul", weights, v), node.output.dtype)
 
@@ -291,9 +295,10 @@ class Legalize:
             new = rule(Builder(graph, node), node)
             if new is None:
                 continue
-            if new.type != node.output.type:
-                raise LoweringError(f"{node.op} became {new.type} instead of {node.output.type}")
-            graph.replace(node.output, new)
+            first = node.outputs[0]  # a rule for several results replaces the others itself
+            if new.type != first.type:
+                raise LoweringError(f"{node.op} became {new.type} instead of {first.type}")
+            graph.replace(first, new)
             inserted = before._next if before is not None else next(graph.nodes, None)
             while inserted is not None and inserted is not node:  # what was inserted may need legalising too
                 work.append(inserted)

@@ -12,7 +12,7 @@ from ...codegen.specs import RecurrentSpec
 from ...compiler.dims import Dim
 from ...compiler.errors import LoweringError
 from ...compiler.graph import Node, Value
-from ...compiler.types import DType
+from ...compiler.types import DType, bf16_to_float
 from ...passes.facts import uniform
 from . import packing
 from .builder import Builder
@@ -28,7 +28,7 @@ def legal_recurrent(b: Builder, node: Node) -> Value | None:
     """bf16 and f16 are computed in f32; every result is rounded once."""
     if node.outputs[0].dtype not in (DType.bf16, DType.f16):
         return None
-    wide = [None if v is None else b("cast", v, dtype=DType.f32) for v in node.inputs]
+    wide = [None if v is None else _widened(b, v) for v in node.inputs]
     twin = b.graph.insert(
         "recurrent", wide, node.attrs, before=node, name=node.name, location=node.location, sources=node.sources
     )
@@ -36,6 +36,14 @@ def legal_recurrent(b: Builder, node: Node) -> Value | None:
     for old, new in zip(node.outputs[1:], narrow[1:], strict=True):
         b.graph.replace(old, new)
     return narrow[0]
+
+
+def _widened(b: Builder, value: Value) -> Value:
+    """``value`` in f32; a constant stays one, because weights are packed at compile time."""
+    array = b.graph.array(value)
+    if array is None:
+        return b("cast", value, dtype=DType.f32)
+    return b.constant(bf16_to_float(array) if value.dtype is DType.bf16 else array.astype(np.float32), value.name)
 
 
 def packed_gates(weight: np.ndarray, gates: int, isa: str) -> np.ndarray:
@@ -73,7 +81,14 @@ def lower_recurrent(low: Lowering, node: Node) -> None:
             ends[i] = low.ref(low.allocate(value), 4)
     pointers = [low.ref(view, 4), Ref(packed), *(_start(low, v) for v in (*state, *[None] * (2 - len(state)))),
                 NULL if bias is None else low.ref(low.materialise(bias), 4), low.ref(steps, 4), *ends]  # fmt: skip
-    dims: list[Dim] = [x.shape[0], x.shape[1], hidden, *view.strides[:2], *steps.strides[:2], int(node.attrs["reverse"])]
+    dims: list[Dim] = [
+        x.shape[0],
+        x.shape[1],
+        hidden,
+        *view.strides[:2],
+        *steps.strides[:2],
+        int(node.attrs["reverse"]),
+    ]
     low.launch(region, RecurrentSpec(cell), pointers, dims)
 
 

@@ -91,8 +91,9 @@ def say(out: Any, seed: int, outcome: Any, statements: int, seconds: float) -> N
 class Worker:
     """A process that is started again when it dies."""
 
+    command: Sequence[str] = (sys.executable, str(HERE / "fuzz.py"), "--work")
     process: subprocess.Popen[str] | None = None
-    log: Any = field(default_factory=lambda: tempfile.TemporaryFile("w+"))
+    log: Any = field(default_factory=lambda: tempfile.TemporaryFile("w+"))  # noqa: SIM115
 
     def ask(self, seeds: Sequence[int], options: dict[str, Any], chunk: int = CHUNK) -> list[dict[str, Any]]:
         """The outcomes of these seeds; a seed that kills the process is found by halving.
@@ -102,9 +103,8 @@ class Worker:
         """
         if self.process is None or self.process.poll() is not None:
             self.process = subprocess.Popen(
-                [sys.executable, str(HERE / "fuzz.py"), "--work"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=self.log, text=True,
-            )  # fmt: skip
+                list(self.command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True
+            )
         found: dict[int, dict[str, Any]] = {}
         timer = threading.Timer(PATIENCE, self.process.kill)
         timer.start()

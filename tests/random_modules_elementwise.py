@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from random_modules import Grower, Rejected, Val
+from random_modules_grower import Grower, Rejected, Val
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 NAMES = {torch.float32: "torch.float32", torch.bfloat16: "torch.bfloat16", torch.float16: "torch.float16",
@@ -12,29 +12,44 @@ NAMES = {torch.float32: "torch.float32", torch.bfloat16: "torch.bfloat16", torch
 
 #: Maps of floats; those in EXACT round nothing.
 UNARY = (
-    "torch.tanh({})", "torch.sigmoid({})", "torch.sin({})", "torch.cos({})", "torch.erf({})", "torch.atan({})", "F.silu({})",
-    "F.gelu({})", "F.gelu({}, approximate='tanh')", "F.elu({})", "F.elu({}, 0.5)", "F.leaky_relu({}, 0.1)", "F.hardswish({})",
-    "F.hardsigmoid({})", "F.mish({})", "F.softplus({})", "F.softplus({}, beta=2.0, threshold=5.0)", "F.selu({})", "F.celu({}, 0.7)",
+    "torch.tanh({})", "torch.sigmoid({})", "torch.sin({})", "torch.cos({})", "torch.erf({})", "torch.atan({})",
+    "F.silu({})",
+    "F.gelu({})", "F.gelu({}, approximate='tanh')", "F.elu({})", "F.elu({}, 0.5)", "F.leaky_relu({}, 0.1)",
+    "F.hardswish({})",
+    "F.hardsigmoid({})", "F.mish({})", "F.softplus({})", "F.softplus({}, beta=2.0, threshold=5.0)", "F.selu({})",
+    "F.celu({}, 0.7)",
     "F.softsign({})", "F.logsigmoid({})", "F.tanhshrink({})", "torch.square({})", "{} ** 2", "{} ** 3", "{} ** 2.0",
     "{} * {}", "{} + {}", "torch.exp({}.clamp(max=3.0))", "torch.expm1({}.clamp(-3.0, 2.0))", "torch.exp2({}.clamp(-4, 4))",
-    "torch.sinh({}.clamp(-3, 3))", "torch.cosh({}.clamp(-3, 3))", "torch.sqrt({}.abs() + 0.1)", "torch.rsqrt({}.abs() + 0.3)",
+    "torch.sinh({}.clamp(-3, 3))", "torch.cosh({}.clamp(-3, 3))", "torch.sqrt({}.abs() + 0.1)",
+    "torch.rsqrt({}.abs() + 0.3)",
     "torch.log({}.abs() + 0.5)", "torch.log1p({}.abs())", "torch.log2({}.abs() + 1.5)", "torch.reciprocal({}.abs() + 0.5)",
-    "1.0 / ({}.square() + 1)", "({} ** 2 + 1e-3) ** 0.5", "({}.abs() + 0.2) ** -0.5", "({}.abs() + 0.3) ** 1.7", "2.0 ** {}.clamp(-3, 3)",
+    "1.0 / ({}.square() + 1)", "({} ** 2 + 1e-3) ** 0.5", "({}.abs() + 0.2) ** -0.5", "({}.abs() + 0.3) ** 1.7",
+    "2.0 ** {}.clamp(-3, 3)",
     "{} * torch.sigmoid(1.702 * {})", "0.5 * {} * (1 + torch.erf({} / 1.4142135623730951))",
-    "0.5 * {0} * (1 + torch.tanh(0.7978845608028654 * ({0} + 0.044715 * torch.pow({0}, 3))))", "{} * torch.tanh(F.softplus({}))",
-    "{} * 0.5", "{} - 1.5", "3 - {}", "{} / 3", "1.5 - {} * 2", "{} * -1", "torch.add({}, 1, alpha=2)", "torch.rsub({}, 1.0)",
-    "torch.tan({}.clamp(-1, 1))", "torch.pow({}, 2)", "{}.float() * 1e-2", "torch.lerp({}, {} * 2, 0.3)",
+    "0.5 * {0} * (1 + torch.tanh(0.7978845608028654 * ({0} + 0.044715 * torch.pow({0}, 3))))",
+    "{} * torch.tanh(F.softplus({}))",
+    "{} * 0.5", "{} - 1.5", "3 - {}", "{} / 3", "1.5 - {} * 2", "{} * -1", "torch.add({}, 1, alpha=2)",
+    "torch.rsub({}, 1.0)",
+    "torch.tan({}.clamp(-1, 1))", "torch.asin({}.clamp(-0.9, 0.9))", "torch.acos({}.clamp(-0.9, 0.9))", "torch.asinh({})",
+    "torch.acosh({}.abs() + 1.5)", "torch.atanh({}.clamp(-0.9, 0.9))", "torch.erfc({})", "torch.log10({}.abs() + 0.5)",
+    "torch.special.expit({})", "torch.logit({}.clamp(0.1, 0.9))", "torch.sinc({})", "torch.logaddexp({}, {} * 0.5)",
+    "torch.deg2rad({})", "torch.frac({} * 0.1)", "torch.special.xlog1py({}, 2.0)", "F.rrelu({})",
+    "torch.xlogy({}, 3.0)", "torch.pow({}, 2)", "{}.float() * 1e-2", "torch.lerp({}, {} * 2, 0.3)",
 )  # fmt: skip
 EXACT = (
     "-{}", "torch.abs({})", "torch.relu({})", "F.relu6({})", "torch.floor({})", "torch.ceil({})", "torch.round({})",
-    "torch.trunc({})", "torch.sign({})", "torch.clamp({}, -1.0, 1.0)", "torch.clamp({}, min=0.25)", "{}.clamp_max(0.5)", "F.hardtanh({}, -0.5, 1.5)",
-    "F.hardshrink({}, 0.4)", "torch.nan_to_num({})", "{}.clone()", "{}.contiguous()", "{}.detach()", "F.threshold({}, 0.3, -1.0)",
+    "torch.trunc({})", "torch.sign({})", "torch.clamp({}, -1.0, 1.0)", "torch.clamp({}, min=0.25)",
+    "{}.clamp_max(0.5)", "F.hardtanh({}, -0.5, 1.5)",
+    "F.hardshrink({}, 0.4)", "torch.nan_to_num({})", "{}.clone()", "{}.contiguous()", "{}.detach()",
+    "F.threshold({}, 0.3, -1.0)",
     "F.dropout({}, 0.5, self.training)", "{}.clamp(min=-2)", "torch.maximum({}, torch.zeros_like({}))",
 )  # fmt: skip
 INTEGER = (
-    "-{}", "torch.abs({})", "torch.sign({})", "{} // 3", "{} % 3", "{} * 2", "{} + 1", "5 - {}", "{} & 3", "{} | 4", "{} ^ 1", "~{}",
+    "-{}", "torch.abs({})", "torch.sign({})", "{} // 3", "{} % 3", "{} * 2", "{} + 1", "5 - {}", "{} & 3", "{} | 4",
+    "{} ^ 1", "~{}",
     "torch.relu({})", "{}.clamp(0, 2)", "{}.clamp(min=1)", "{} ** 2", "torch.remainder({}, 4)", "torch.fmod({}, 3)",
-    "torch.div({}, 2, rounding_mode='trunc')", "torch.div({}, 2, rounding_mode='floor')", "torch.bitwise_not({})", "{} * {}",
+    "{} << 1", "{} >> 1", "torch.gcd({}, torch.full_like({}, 4))", "torch.div({}, 2, rounding_mode='trunc')",
+    "torch.div({}, 2, rounding_mode='floor')", "torch.bitwise_not({})", "{} * {}",
 )  # fmt: skip
 MIXED = (
     "{} / 2",
@@ -45,7 +60,8 @@ MIXED = (
     "torch.sigmoid({})",
     "2.5 - {}",
 )
-COMPARE = ("{} > 0", "{} >= 0.25", "{} < {} * 0.5 + 0.1", "{} == 1", "{} != 0", "{} <= -0.3", "torch.isnan({})", "torch.isfinite({})",
+COMPARE = ("{} > 0", "{} >= 0.25", "{} < {} * 0.5 + 0.1", "{} == 1", "{} != 0", "{} <= -0.3", "torch.isnan({})",
+           "torch.isfinite({})",
            "torch.logical_not({})", "{}.ge(1)", "torch.isinf({})")  # fmt: skip
 
 
@@ -87,6 +103,8 @@ def cast(g: Grower, x: Val) -> Val:
         low, high = (0, 255) if to is torch.uint8 else (-128, 127)
         if any(float(t.min()) < low or float(t.max()) > high for lanes in x.data for t in lanes):
             raise Rejected("out of range")
+    if g.special and x.is_float and not to.is_floating_point and to is not torch.bool:
+        raise Rejected("NaN is no integer")
     if to is x.dtype:
         raise Rejected("nothing to do")
     narrow = to in (torch.bfloat16, torch.float16) or (to is torch.float32 and x.dtype is torch.float64)
@@ -156,14 +174,20 @@ def binary(g: Grower, x: Val) -> Val:
             ]
         )
     elif whole:
-        text = g.pick.choice(["{} + {}", "{} - {}", "{} * {}", "torch.maximum({}, {})", "torch.minimum({}, {})", "{} & {}", "{} | {}", "{} ^ {}",
+        text = g.pick.choice(["{} + {}", "{} - {}", "{} * {}", "torch.maximum({}, {})", "torch.minimum({}, {})",
+                              "{} & {}", "{} | {}", "{} ^ {}",
                               "{} // ({}.abs() + 1)", "{} % ({}.abs() + 2)", "{} / ({}.abs() + 1)"])  # fmt: skip
     else:
-        text = g.pick.choice(["{} + {}", "{} + {}", "{} - {}", "{} * {}", "{} * {}", "torch.maximum({}, {})", "torch.minimum({}, {})",
-                              "{} / ({}.abs() + 0.5)", "torch.add({}, {}, alpha=2)", "torch.sub({}, {}, alpha=3)", "torch.atan2({}, {}.abs() + 0.5)",
-                              "torch.fmod({}, {}.abs() + 1.5)", "torch.remainder({}, {}.abs() + 1.5)", "{} - {} * 0.5", "({}.abs() + 0.3) ** {}.clamp(-2, 2)",
-                              "torch.where({0} > {1}, {0}, {1} * 2)", "torch.lerp({0}, {1}, 0.25)", "torch.addcmul({0}, {0}, {1}, value=0.5)",
-                              "torch.addcdiv({0}, {0}, {1}.abs() + 1.0)", "torch.hypot({}, {})", "F.silu({}) * {}", "F.gelu({}) * {}",
+        text = g.pick.choice(["{} + {}", "{} + {}", "{} - {}", "{} * {}", "{} * {}", "torch.maximum({}, {})",
+                              "torch.minimum({}, {})",
+                              "{} / ({}.abs() + 0.5)", "torch.add({}, {}, alpha=2)", "torch.sub({}, {}, alpha=3)",
+                              "torch.atan2({}, {}.abs() + 0.5)",
+                              "torch.fmod({}, {}.abs() + 1.5)", "torch.remainder({}, {}.abs() + 1.5)",
+                              "{} - {} * 0.5", "({}.abs() + 0.3) ** {}.clamp(-2, 2)",
+                              "torch.where({0} > {1}, {0}, {1} * 2)", "torch.lerp({0}, {1}, 0.25)",
+                              "torch.addcmul({0}, {0}, {1}, value=0.5)",
+                              "torch.addcdiv({0}, {0}, {1}.abs() + 1.0)", "torch.hypot({}, {})", "F.silu({}) * {}",
+                              "F.gelu({}) * {}",
                               "{} * torch.sigmoid({})"])  # fmt: skip
     exact = (whole and "/ (" not in text.replace("//", "")) or "imum" in text
     return g.add(text.format(a, b), x, y, exact=exact)

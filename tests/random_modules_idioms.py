@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from random_modules import Grower, Rejected, Val
+from random_modules_grower import Grower, Rejected, Val
 from random_modules_layers import channels, floats
 
 
@@ -138,7 +138,8 @@ def library(g: Grower, x: Val) -> Val:
         return g.add(f"{layer}({x.name}, {x.name}, {x.name}, need_weights={g.pick.random() < 0.3})[0]", x, weighs=True)
     if kind == "encoder":
         layer = g.layer(
-            f"nn.TransformerEncoderLayer({width}, {heads}, 24, batch_first=True, norm_first={g.pick.random() < 0.5}, activation='{g.pick.choice(['relu', 'gelu'])}')"
+            f"nn.TransformerEncoderLayer({width}, {heads}, 24, batch_first=True, norm_first={g.pick.random() < 0.5}, "
+            f"activation='{g.pick.choice(['relu', 'gelu'])}')"
         )
         return g.add(f"{layer}({x.name})", x, weighs=True)
     if not x.fixed(1):

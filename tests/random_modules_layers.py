@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from random_modules import Grower, Rejected, Val
+from random_modules_grower import Grower, Rejected, Val
 from random_modules_shape import axis
 
 WIDTHS = (1, 2, 3, 5, 7, 8, 12, 16, 17, 24, 31, 32, 48, 64)
@@ -226,7 +226,8 @@ def reduce(g: Grower, x: Val) -> Val:
     keep = ", keepdim=True" if dims and g.pick.random() < 0.5 else ""
     one = f"{axes[0]}{keep}" if axes and dims else ""
     if x.dtype is torch.bool:
-        return g.add(g.pick.choice([f"{n}.any({one})", f"{n}.all({one})", f"{n}.sum({dims}{keep})", f"{n}.float().mean({dims}{keep})",
+        return g.add(g.pick.choice([f"{n}.any({one})", f"{n}.all({one})", f"{n}.sum({dims}{keep})",
+                                    f"{n}.float().mean({dims}{keep})",
                                     f"torch.cumsum({n}, {axes[0] if axes else 0})"]), x, exact="mean" not in n)  # fmt: skip
     if not x.is_float:
         kind = g.pick.choice(["sum", "amax", "amin", "max", "argmax", "cumsum", "prod", "mean", "any", "count_nonzero"])

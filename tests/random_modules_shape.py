@@ -5,8 +5,8 @@ from __future__ import annotations
 from math import prod
 
 import torch
-from random_modules import Grower, Rejected, Val
 from random_modules_elementwise import symbol_of
+from random_modules_grower import Grower, Rejected, Val
 
 
 def axis(g: Grower, x: Val) -> int:
@@ -187,8 +187,10 @@ def one_index(g: Grower, x: Val, at: int) -> str:
     kind = g.pick.choice(["all", "slice", "slice", "step", "one", "end", "negative"])
     low = g.pick.randrange(size)
     return {
-        "all": ":", "slice": f"{low}:{g.pick.randint(low + 1, size)}", "step": f"{g.pick.choice(['', str(low)])}::{g.pick.choice([2, 3])}",
-        "one": str(g.pick.choice([low, low - size])), "end": f"{-g.pick.randint(1, size)}:", "negative": f":{-g.pick.randint(1, size - 1)}" if size > 1 else ":",
+        "all": ":", "slice": f"{low}:{g.pick.randint(low + 1, size)}",
+        "step": f"{g.pick.choice(['', str(low)])}::{g.pick.choice([2, 3])}",
+        "one": str(g.pick.choice([low, low - size])), "end": f"{-g.pick.randint(1, size)}:",
+        "negative": f":{-g.pick.randint(1, size - 1)}" if size > 1 else ":",
     }[kind]  # fmt: skip
 
 
@@ -249,8 +251,10 @@ def create(g: Grower, x: Val) -> Val:
     text = g.pick.choice([
         f"torch.arange({dim})", f"torch.arange({dim}).float()", f"torch.arange(1, {dim} + 1)", f"torch.arange(0, {dim} * 2, 2)",
         f"torch.ones({dim}, {dim})", f"torch.ones({dim}, {dim}).tril()", f"torch.triu(torch.ones({dim}, {dim}), diagonal=1)",
-        f"torch.eye({dim})", f"torch.zeros({dim}, 1)", f"torch.full(({dim},), 0.5)", f"torch.arange({dim})[:, None] >= torch.arange({dim})[None, :]",
-        f"torch.ones({dim}, {dim}, dtype=torch.bool).tril()", f"torch.arange({dim}, dtype=torch.float32)", f"torch.arange({dim}) % 3",
+        f"torch.eye({dim})", f"torch.zeros({dim}, 1)", f"torch.full(({dim},), 0.5)",
+        f"torch.arange({dim})[:, None] >= torch.arange({dim})[None, :]",
+        f"torch.ones({dim}, {dim}, dtype=torch.bool).tril()", f"torch.arange({dim}, dtype=torch.float32)",
+        f"torch.arange({dim}) % 3",
         "torch.tensor([0.5, 1.0, -2.0])", "torch.tensor(1.5)", "torch.linspace(0, 1, 5)", "torch.tensor([1, 0, 2])",
     ])  # fmt: skip
     if g.pick.random() < 0.3:

@@ -94,11 +94,12 @@ def bridged(program: Program) -> list[Program]:
     found = []
     for at in range(len(program.body) - 1, -1, -1):
         statement = program.body[at]
-        if len(statement.writes) != 1 or statement.writes[0] in program.outputs:
+        old = statement.writes[0]
+        if len(statement.writes) != 1 or old in program.outputs:
             continue
         for operand in statement.reads:
             body = tuple(
-                replace(s, text=_renamed(s.text, statement.writes[0], operand), reads=tuple(operand if r == statement.writes[0] else r for r in s.reads))
+                replace(s, text=_renamed(s.text, old, operand), reads=tuple(operand if r == old else r for r in s.reads))
                 for i, s in enumerate(program.body) if i != at
             )  # fmt: skip
             candidate = replace(program, body=body).pruned()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..compiler.deferred import Constant
 from ..compiler.dims import evaluate
 from .program import Program
 
@@ -120,7 +121,7 @@ def _peak(buffers: Sequence[tuple[int, int, int | None]]) -> int:
     return int(np.cumsum(alive).max(initial=0))
 
 
-def place_weights(arrays: Sequence[np.ndarray]) -> list[int]:
+def place_weights(arrays: Sequence[Constant]) -> list[int]:
     """Byte offset of each array when they stand in order, each at the start of a cache line."""
     offsets, end = [], 0
     for array in arrays:

@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
-
+from ..compiler.deferred import Constant
 from ..compiler.dims import Dim
 from ..compiler.types import DType
 from .specs import KernelSpec
@@ -85,6 +84,6 @@ class Program:
     states: list[Port] = field(default_factory=list)
     buffers: list[Buffer] = field(default_factory=list)
     launches: list[Launch] = field(default_factory=list)
-    weights: list[np.ndarray] = field(default_factory=list)
+    weights: list[Constant] = field(default_factory=list)
     isa: str = "portable"
     batch: str | None = None

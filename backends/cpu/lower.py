@@ -10,6 +10,7 @@ import numpy as np
 from ...codegen.program import Buffer, Launch, Port, Program, Ref
 from ...codegen.render import scratch_bytes
 from ...codegen.specs import KernelSpec, Storage
+from ...compiler.deferred import Constant, Deferred
 from ...compiler.dims import Dim, product
 from ...compiler.errors import LoweringError
 from ...compiler.graph import Graph, Node, Value
@@ -46,10 +47,11 @@ class Lowering:
         self.program.buffers.append(Buffer(name, kind, size, offset))
         return len(self.program.buffers) - 1
 
-    def weight(self, key: Any, name: str, make: Callable[[], np.ndarray]) -> int:
+    def weight(self, key: Any, name: str, make: Callable[[], Constant]) -> int:
         """The buffer of a packed constant; made once per ``key``."""
         if key not in self._constants:
-            array = np.ascontiguousarray(make())
+            made = make()
+            array = made if isinstance(made, Deferred) else np.ascontiguousarray(made)
             offset = -(-self._weight_end // 64) * 64
             self._weight_end = offset + array.nbytes
             self.program.weights.append(array)

@@ -234,8 +234,8 @@ def _weights(low: Lowering, region: Region, anchor: Node, at: int, compute: str)
     ref = weight.node.attrs["ref"]  # type: ignore[union-attr]
     isa = low.isa
     if compute == "w8a8":
-        packed, sums = packing.pack_w8(array, isa)
-        number = low.weight(("w8a8", ref), f"{ref}.w8", lambda: packed)
+        sums = packing.compensation(array, isa)
+        number = low.weight(("w8a8", ref), f"{ref}.w8", lambda: packing.packed(array, compute, isa))
         comp = low.weight(("comp", ref), f"{ref}.comp", lambda: sums)
         scale_value = region.outer[anchor.inputs[3]]  # type: ignore[index]
         scale = low.graph.array(scale_value)
@@ -248,8 +248,8 @@ def _weights(low: Lowering, region: Region, anchor: Node, at: int, compute: str)
         return [Ref(number), Ref(scales), Ref(comp)]
     if compute == "bf16":
         bits = array if array.dtype == np.uint16 else float_to_bf16(array)
-        return [Ref(low.weight(("bf16", ref), f"{ref}.bf16", lambda: packing.pack_bf16(bits, isa)))]
-    return [Ref(low.weight(("f32", ref), f"{ref}.f32", lambda: packing.pack_f32(array, isa)))]
+        return [Ref(low.weight(("bf16", ref), f"{ref}.bf16", lambda: packing.packed(bits, compute, isa)))]
+    return [Ref(low.weight(("f32", ref), f"{ref}.f32", lambda: packing.packed(array, compute, isa)))]
 
 
 def lower_attention(low: Lowering, region: Region, anchor: Node) -> None:

@@ -9,10 +9,12 @@ padded. K is padded with zeros to a multiple of ``step``. ``lanes`` depends on t
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from ...codegen.linear import LAYOUT_VERSION, MAX_K_INT8, STEP, tile_shape
+from ...compiler.deferred import Deferred
 from ...compiler.errors import LoweringError
 
 _DTYPES: dict[str, np.dtype] = {"f32": np.dtype(np.float32), "bf16": np.dtype(np.uint16), "w8a8": np.dtype(np.int8)}
@@ -30,10 +32,14 @@ def packed_bytes(compute: str, n: int, k: int, isa: str) -> int:
     return -(-n // lanes) * lanes * -(-k // step) * step * _DTYPES[compute].itemsize
 
 
-def _pack(weight: np.ndarray, compute: str, isa: str) -> np.ndarray:
-    shape, step = tile_shape(compute, isa), STEP[compute]
+def _check_matrix(weight: np.ndarray) -> None:
     if weight.ndim != 2 or 0 in weight.shape:
         raise LoweringError(f"a weight of shape {list(weight.shape)} is no matrix", "a linear takes [out, in]")
+
+
+def _pack(weight: np.ndarray, compute: str, isa: str) -> np.ndarray:
+    shape, step = tile_shape(compute, isa), STEP[compute]
+    _check_matrix(weight)
     weight = np.ascontiguousarray(weight, dtype=_DTYPES[compute])
     n, k = weight.shape
     lanes, vectors, steps = shape.lanes, -(-n // shape.lanes), -(-k // step)
@@ -71,12 +77,32 @@ def pack_bf16(weight: np.ndarray, isa: str) -> np.ndarray:
     return _pack(weight, "bf16", isa)
 
 
-def pack_w8(weight: np.ndarray, isa: str) -> tuple[np.ndarray, np.ndarray]:
-    """Pack ``weight`` int8 ``[N, K]`` in [-127, 127].
+def packed(weight: np.ndarray, compute: str, isa: str) -> Deferred:
+    """``weight`` ``[N, K]`` packed for a compute type, flat, when it is read: all weights of a model packed, beside those
+    that they were packed from, would be twice the model.
 
-    Returns:
-        the packed weight, flat int8, and ``-128 * sum over k``, int32 ``[N padded to whole vectors]``: what the kernel
-        starts its accumulators with, because it multiplies ``x + 128``.
+    Raises:
+        LoweringError: ``weight`` is no matrix.
+    """
+    _check_matrix(weight)
+    dtype, (n, k) = _DTYPES[compute], weight.shape
+    elements = packed_bytes(compute, n, k, isa) // dtype.itemsize
+    return Deferred(partial(_pack, weight, compute, isa), (elements,), dtype)
+
+
+def pack_w8(weight: np.ndarray, isa: str) -> tuple[np.ndarray, np.ndarray]:
+    """Pack ``weight`` int8 ``[N, K]`` in [-127, 127]: the packed weight, flat int8, and its :func:`compensation`.
+
+    Raises:
+        LoweringError: see :func:`compensation`.
+    """
+    sums = compensation(weight, isa)
+    return _pack(weight, "w8a8", isa), sums
+
+
+def compensation(weight: np.ndarray, isa: str) -> np.ndarray:
+    """``-128 * sum over k`` of ``weight`` int8 ``[N, K]``, int32 ``[N padded to whole vectors]``: what the kernel starts its
+    accumulators with, because it multiplies ``x + 128``.
 
     Raises:
         LoweringError: ``weight`` is no matrix, holds -128 (symmetric int8 does not, and the int8 product without VNNI is
@@ -91,9 +117,9 @@ def pack_w8(weight: np.ndarray, isa: str) -> tuple[np.ndarray, np.ndarray]:
         )
     if weight.size and int(weight.min()) == -128:
         raise LoweringError("an int8 weight holds -128", "symmetric int8 weights lie in [-127, 127]")
-    packed = _pack(weight, "w8a8", isa)
+    _check_matrix(weight)
     sums = weight.sum(axis=1, dtype=np.int32)
-    return packed, np.pad(-128 * sums, (0, -len(sums) % tile_shape("w8a8", isa).lanes)).astype(np.int32)
+    return np.pad(-128 * sums, (0, -len(sums) % tile_shape("w8a8", isa).lanes)).astype(np.int32)
 
 
 #: Packs a float weight for a compute type.

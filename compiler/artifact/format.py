@@ -17,7 +17,8 @@ from __future__ import annotations
 import os
 import struct
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import PlanishError
@@ -36,7 +37,25 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 _PADDING_ID = 0xD935
 _ZIP64_FIELD = 20
 
-Chunks = Sequence[bytes | memoryview]
+
+@dataclass(frozen=True)
+class Later:
+    """Bytes that are made when they are written, and made anew each time."""
+
+    size: int
+    make: Callable[[], bytes | memoryview]
+
+    def __len__(self) -> int:
+        return self.size
+
+
+Chunks = Sequence[bytes | memoryview | Later]
+
+
+def parts(chunks: Chunks) -> Iterator[bytes | memoryview]:
+    """The bytes of ``chunks``, one piece after the other."""
+    for chunk in chunks:
+        yield chunk.make() if isinstance(chunk, Later) else chunk
 
 
 class WriteError(PlanishError):
@@ -84,8 +103,8 @@ def _write_member(archive: zipfile.ZipFile, name: str, chunks: Chunks, alignment
         padding = -(start + 4) % alignment
         info.extra = struct.pack("<HH", _PADDING_ID, padding) + bytes(padding)
     with archive.open(info, "w", force_zip64=large) as member:
-        for chunk in chunks:
-            member.write(chunk)
+        for part in parts(chunks):
+            member.write(part)
 
 
 def _remove(path: Path) -> None:

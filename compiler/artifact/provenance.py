@@ -6,7 +6,7 @@ import hashlib
 import os
 import platform
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata
 
 from ..errors import PlanishError
@@ -17,6 +17,11 @@ TOOLS = ("planish", "torch", "onnx", "numpy", "jinja2", "scipy")
 
 def hash_bytes(*parts: bytes | memoryview) -> str:
     """Hex SHA-256 of the parts joined."""
+    return hash_parts(parts)
+
+
+def hash_parts(parts: Iterable[bytes | memoryview]) -> str:
+    """Hex SHA-256 of the parts joined; each is let go before the next is asked for."""
     hasher = hashlib.sha256()
     for part in parts:
         hasher.update(part)

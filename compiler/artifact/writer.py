@@ -6,15 +6,16 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
+from ..deferred import Constant, Deferred
 from ..errors import PlanishError
 from . import format, manifest
 from .format import FILE_ALIGNMENT, HOST_ABI, WEIGHT_ALIGNMENT
-from .provenance import hash_bytes, required_glibc
+from .provenance import hash_bytes, hash_parts, required_glibc
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class UnitPart:
         binary: the shared object.
         source: the text it was built from.
         description: what ``codegen.unit.describe`` says of the program.
-        weights: the packed constants, in the order of the description's index.
+        weights: the packed constants, in the order of the description's index; deferred ones are made as they are written.
         machine: architecture as ``uname -m`` says.
         cpu_flags: features the CPU has to list.
         compiler_flags: how it was built.
@@ -36,7 +37,7 @@ class UnitPart:
     binary: bytes
     source: str
     description: Mapping[str, Any]
-    weights: Sequence[np.ndarray]
+    weights: Sequence[Constant]
     machine: str = "x86_64"
     cpu_flags: Sequence[str] = ()
     compiler_flags: Sequence[str] = ()
@@ -123,14 +124,16 @@ class Package:
         return files
 
     @cached_property
-    def _weights(self) -> tuple[list[bytes | memoryview], list[tuple[int, int]]]:
+    def _weights(self) -> tuple[list[bytes | memoryview | format.Later], list[tuple[int, int]]]:
         """The pieces of weights.bin, and offset and bytes of each unit's section; equal sections are stored once."""
-        chunks: list[bytes | memoryview] = []
+        chunks: list[bytes | memoryview | format.Later] = []
         sections: dict[str, tuple[int, int]] = {}
         spans, end = [], 0
         for unit in self.units:
             pieces = _section(unit)
-            key, size = hash_bytes(*pieces), sum(map(len, pieces))
+            # One unit has no equal, and what is deferred need not be made for that.
+            key = hash_parts(format.parts(pieces)) if len(self.units) > 1 else ""
+            size = sum(map(len, pieces))
             if key not in sections:
                 if size:
                     gap = -end % FILE_ALIGNMENT
@@ -153,7 +156,7 @@ class Package:
         members = {name: {"sha256": hash_bytes(data), "bytes": len(data)} for name, data in self._files.items()}
         chunks, spans = self._weights
         if chunks:
-            members[format.WEIGHTS] = {"sha256": hash_bytes(*chunks), "bytes": sum(map(len, chunks))}
+            members[format.WEIGHTS] = {"sha256": hash_parts(format.parts(chunks)), "bytes": sum(map(len, chunks))}
         return manifest.encode(
             {
                 "name": self.name,
@@ -174,9 +177,9 @@ class Package:
         )
 
 
-def _section(unit: UnitPart) -> list[bytes | memoryview]:
+def _section(unit: UnitPart) -> list[bytes | memoryview | format.Later]:
     """The weights of one unit in pieces, each constant at the offset that the description gives it."""
-    pieces: list[bytes | memoryview] = []
+    pieces: list[bytes | memoryview | format.Later] = []
     end = 0
     for entry, array in zip(unit.description["weights"], unit.weights, strict=True):
         offset = entry["offset"]
@@ -185,12 +188,20 @@ def _section(unit: UnitPart) -> list[bytes | memoryview]:
         if offset > end:
             pieces.append(bytes(offset - end))
         if array.nbytes:
-            pieces.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            pieces.append(
+                format.Later(array.nbytes, partial(_bytes_of, array))
+                if isinstance(array, Deferred)
+                else _bytes_of(array)
+            )
         end = offset + array.nbytes
     total = unit.description["weights_bytes"]
     if total > end:
         pieces.append(bytes(total - end))
     return pieces
+
+
+def _bytes_of(array: Constant) -> memoryview:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def _unit_entry(unit: UnitPart, span: tuple[int, int]) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def lowers(one: Sample, dtype: DType) -> bool:
             step.run(graph, PassContext())
         for launch in BACKEND.lower(graph, target).launches:
             _rendered(launch.spec)
-    except (LoweringError, PassError, KeyError):
+    except (LoweringError, PassError, KeyError, ValueError):
         return False
     return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import torch
@@ -51,9 +52,7 @@ def _conv_transpose(attrs: Attrs, x: Tensor, weight: Tensor, bias: Tensor | None
 
 def _fold(attrs: Attrs, x: Tensor) -> Tensor:
     """A transposed convolution whose filters put every tap in its place."""
-    taps = 1
-    for k in attrs["kernel"]:
-        taps *= k
+    taps = prod(attrs["kernel"])
     channels = x.shape[-1] // taps
     place = torch.eye(taps * channels, dtype=_wide(x)[0].dtype).reshape(taps * channels, taps, channels)  # type: ignore[union-attr]
     filters = place.transpose(1, 2).reshape(taps * channels, channels, *attrs["kernel"])
@@ -70,8 +69,9 @@ def _max_pool(attrs: Attrs, x: Tensor) -> Tensor:
         count: Any = conv_output(size, kernel[i], stride[i], padding[i], dilation[i], ceil=attrs["ceil_mode"])
         end = (count - 1) * stride[i] + dilation[i] * (kernel[i] - 1) + 1
         around += [padding[i], max(end - size - padding[i], 0)]
-    low = -float("inf") if x.dtype.is_floating_point else torch.iinfo(x.dtype).min
-    return fn(F.pad(x, around, value=low) if any(around) else x, kernel, stride, 0, dilation)
+    wide = x if x.dtype.is_floating_point else x.double()  # torch pools no integers
+    padded = F.pad(wide, around, value=-float("inf")) if any(around) else wide
+    return fn(padded, kernel, stride, 0, dilation).to(x.dtype)
 
 
 def _avg_pool(attrs: Attrs, x: Tensor) -> Tensor:
@@ -90,12 +90,12 @@ def _group_stats(
     attrs: Attrs, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     groups = attrs["groups"]
-    apart = x.double().reshape(x.shape[0], -1, groups, x.shape[-1] // groups)
+    apart = x.double().reshape(x.shape[0], prod(x.shape[1:-1]), groups, x.shape[-1] // groups)
     mean = apart.mean((1, 3), keepdim=True)
     variance = (apart - mean).square().mean((1, 3), keepdim=True)
-    factor = torch.rsqrt(variance + attrs["eps"]).expand(-1, 1, -1, apart.shape[3]).reshape(x.shape[0], -1)
+    factor = torch.rsqrt(variance + attrs["eps"]).flatten(1).repeat_interleave(apart.shape[3], 1)
     factor = factor if weight is None else factor * weight.double()
-    shift = -mean.expand(-1, 1, -1, apart.shape[3]).reshape(x.shape[0], -1) * factor
+    shift = -mean.flatten(1).repeat_interleave(apart.shape[3], 1) * factor
     shift = shift if bias is None else shift + bias.double()
     shape = (x.shape[0], *(1 for _ in x.shape[1:-1]), x.shape[-1])
     return factor.float().reshape(shape), shift.float().reshape(shape)

@@ -21,7 +21,9 @@ def _recurrent(
     directions = 2 if bidirectional else 1
     per_layer = 4 if has_biases else 2
     if len(params) != num_layers * directions * per_layer:
-        raise Unsupported("a projection of the state (proj_size) is only supported where the length is fixed")
+        if not isinstance(input.shape[1 if batch_first else 0], int):  # written step by step it would lose its length
+            raise Unsupported("a projection of the state (proj_size) needs a length that does not depend on the data")
+        raise Unsupported("a projection of the state (proj_size) is written step by step")
     states = list(hx) if isinstance(hx, (list, tuple)) else [hx]
     x = b.transpose(input, (1, 0, 2)) if batch_first else input
     last: list[list[Value]] = [[] for _ in states]

@@ -1,4 +1,4 @@
-"""Linears, matmuls, attention, convolutions and pools with what is fused around them, on the CPU against the interpreter."""
+"""Linears, matmuls and attention with what is fused around them, on the CPU against the interpreter."""
 
 from __future__ import annotations
 
@@ -330,106 +330,6 @@ def attention_of_a_merged_linear(g: Sketch) -> Value:
     return g(
         "linear", g("reshape", g("transpose", y, perm=(0, 2, 1, 3)), shape=(B, S, 16)), weight(g, 16, 16), g.random(16)
     )
-
-
-# -- convolution and pooling -------------------------------------------------------------------------------------------
-CONVS: dict[str, tuple[tuple, tuple, dict]] = {
-    "patch": ((B, 3, 8, 12), (10, 3, 4, 4), {"stride": (4, 4)}),
-    "patch_ragged": ((B, 3, 9, 14), (10, 3, 4, 4), {"stride": (4, 4)}),
-    "patch_oblong": ((B, 3, 8, 12), (10, 3, 2, 4), {"stride": (2, 4)}),
-    "patch_symbolic": ((B, 3, 4 * S, 8), (10, 3, 4, 4), {"stride": (4, 4)}),
-    "pointwise": ((B, 6, 5, 7), (10, 6, 1, 1), {}),
-    "pointwise_strided": ((B, 6, 5, 7), (10, 6, 1, 1), {"stride": (2, 3)}),
-    "pointwise_padded": ((B, 6, 5, 7), (10, 6, 1, 1), {"padding": (1, 2)}),
-    "pointwise_padded_strided": ((B, 6, 5, 7), (4, 6, 1, 1), {"padding": (1, 1), "stride": (2, 2)}),
-    "three": ((B, 4, 6, 7), (5, 4, 3, 3), {}),
-    "three_padded": ((B, 4, 6, 7), (5, 4, 3, 3), {"padding": (1, 1)}),
-    "three_strided": ((B, 4, 6, 7), (5, 4, 3, 3), {"padding": (1, 1), "stride": (2, 2)}),
-    "three_dilated": ((B, 4, 8, 9), (5, 4, 3, 3), {"padding": (2, 1), "dilation": (2, 3)}),
-    "three_symbolic": ((B, 4, S, 7), (5, 4, 3, 3), {"padding": (1, 1)}),
-    "depthwise": ((B, 4, 6, 7), (4, 1, 3, 3), {"padding": (1, 1), "groups": 4}),
-    "depthwise_strided": ((B, 4, 6, 7), (4, 1, 3, 3), {"stride": (2, 1), "groups": 4}),
-    "depthwise_twice": ((B, 4, 6, 7), (8, 1, 3, 3), {"padding": (1, 1), "groups": 4}),
-    "grouped": ((B, 6, 5, 5), (9, 2, 3, 3), {"padding": (1, 1), "groups": 3}),
-    "one_d": ((B, 5, S), (7, 5, 3), {"padding": (1,)}),
-    "one_d_strided": ((B, 5, S + 4), (7, 5, 3), {"stride": (2,)}),
-    "one_d_depthwise": ((B, 5, S), (5, 1, 3), {"padding": (1,), "groups": 5}),
-    "three_d": ((B, 2, 4, 5, 6), (3, 2, 2, 3, 3), {"padding": (0, 1, 1)}),
-}  # fmt: skip
-
-
-@TABLE.each(**CONVS)
-def conv(g: Sketch, case: tuple[tuple, tuple, dict]) -> list[Value]:
-    shape, kernel, attrs = case
-    spatial = len(shape) - 2
-    attrs = {"stride": (1,) * spatial, "padding": (0,) * spatial, "dilation": (1,) * spatial, **attrs}
-    x, w = g.input(*shape), g.random(*kernel)
-    return [g("conv", x, w, g.random(kernel[0]), **attrs), g("relu", g("conv", x, w, None, **attrs))]
-
-
-@TABLE.each(f64=F64, f16=F16, bf16=BF16)
-def conv_type(g: Sketch, dtype: DType) -> list[Value]:
-    x, attrs = g.input(B, 4, 6, 7, dtype=dtype), {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1)}
-    return [
-        g("conv", x, g.random(5, 4, 3, 3, dtype=dtype), g.random(5, dtype=dtype), **attrs),
-        g("conv", x, g.random(4, 1, 3, 3, dtype=dtype), g.random(4, dtype=dtype), **attrs, groups=4),
-        g("conv", x, g.random(8, 1, 3, 3, dtype=dtype), g.random(8, dtype=dtype), **attrs, groups=4),
-    ]  # fmt: skip
-
-
-@TABLE.each(f16=F16, bf16=BF16)
-def conv_with_f32_result(g: Sketch, dtype: DType) -> list[Value]:
-    x, attrs = g.input(B, 4, 6, 7, dtype=dtype), {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1)}
-    return [
-        g("conv", x, g.random(6, 2, 3, 3, dtype=dtype), None, **attrs, groups=2, out_dtype=F32),
-        g("conv", x, g.random(4, 1, 3, 3, dtype=dtype), g.random(4), **attrs, groups=4, out_dtype=F32),
-    ]  # fmt: skip
-
-
-@TABLE.case
-def convs_in_a_row(g: Sketch) -> Value:
-    attrs = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1)}
-    x = g.input(B, 4, 8, 8)
-    y = g(
-        "relu",
-        g(
-            "batch_norm",
-            g("conv", x, g.random(6, 4, 3, 3), None, **attrs),
-            g.random(6),
-            g.random(6),
-            g.random(6),
-            g.const(np.ones(6)),
-        ),
-    )
-    y = g("add", y, g("relu", g("conv", y, g.random(6, 6, 3, 3), g.random(6), **attrs)))
-    y = g("max_pool", y, kernel=(2, 2), stride=(2, 2), padding=(0, 0))
-    return g("linear", g("reduce_mean", y, axes=(2, 3)), weight(g, 3, 6), g.random(3))
-
-
-@TABLE.each(
-    plain=((2, 2), (2, 2), (0, 0)),
-    overlap=((3, 3), (2, 2), (1, 1)),
-    oblong=((1, 3), (1, 2), (0, 1)),
-    ragged=((2, 3), (2, 3), (0, 0)),
-)
-def pool(g: Sketch, case: tuple) -> list[Value]:
-    kernel, stride, padding = case
-    x, attrs = g.input(B, 3, 7, 8), {"kernel": kernel, "stride": stride, "padding": padding}
-    return [
-        g("max_pool", x, **attrs), g("avg_pool", x, **attrs), g("avg_pool", x, **attrs, count_include_pad=False),
-        g("avg_pool", g.input(B, 3, 7, S + 3), **attrs, count_include_pad=False),
-    ]  # fmt: skip
-
-
-@TABLE.case
-def pool_of_one_axis(g: Sketch) -> list[Value]:
-    x = g.input(B, 3, S + 2)
-    attrs = {"kernel": (3,), "stride": (1,), "padding": (1,)}
-    return [
-        g("max_pool", x, **attrs),
-        g("avg_pool", x, **attrs),
-        g("max_pool", g.input(B, 3, 9), **attrs, dilation=(2,)),
-    ]
 
 
 @pytest.mark.parametrize("name", TABLE.sketches)

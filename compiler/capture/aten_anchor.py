@@ -12,7 +12,8 @@ from ..types import DType
 from .aten_elementwise import arithmetic
 from .aten_reduce import variance
 from .aten_shape import broadcast_shapes, broadcast_to
-from .lowering import Lowering, Scalar, aten, low_precision
+from .lowering import Lowering, Scalar, aten
+from .scalars import low_precision
 from .symbols import Unsupported
 
 

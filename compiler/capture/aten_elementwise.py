@@ -11,7 +11,8 @@ from ..dims import Expr
 from ..graph import Value
 from ..ops import COMPARE
 from ..types import DType
-from .lowering import Lowering, Scalar, aten, exactly, low_precision
+from .lowering import Lowering, Scalar, aten
+from .scalars import exactly, low_precision
 from .symbols import Unsupported
 from .weights import DTYPE_TO_TORCH, dtype_of
 

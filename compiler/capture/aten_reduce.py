@@ -10,7 +10,8 @@ from ..dims import Expr, product
 from ..graph import Value
 from ..types import DType
 from .aten_elementwise import as_bool
-from .lowering import Lowering, Scalar, aten, low_precision
+from .lowering import Lowering, Scalar, aten
+from .scalars import low_precision
 from .symbols import Unsupported
 
 Axes = Sequence[int] | int | None

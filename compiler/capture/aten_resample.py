@@ -14,7 +14,8 @@ import torch
 from ..dims import product
 from ..graph import Value
 from ..types import DType
-from .lowering import Lowering, aten, low_precision
+from .lowering import Lowering, aten
+from .scalars import low_precision
 from .symbols import Unsupported
 from .weights import to_numpy
 

@@ -28,6 +28,8 @@ _KINDS = {
     "Scalar": "float", "ScalarType": "dtype", "List[Tensor]": "tensors", "List[int]": "ints", "List[SymInt]": "ints",
     "List[float]": "floats", "List[bool]": "bools",
 }  # fmt: skip
+#: Why an op that writes to its arguments is not captured.
+WRITES = "a custom op that writes to its arguments; one that returns its results can be"
 _STORAGE = frozenset({"Layout", "Device", "MemoryFormat"})
 
 

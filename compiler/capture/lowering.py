@@ -20,7 +20,7 @@ from torch import fx
 from ..dims import Dim, Expr
 from ..errors import PlanishError
 from ..graph import Attrs, Graph, Node, Value
-from ..types import DType, float_to_bf16
+from ..types import DType
 from . import custom, scalars
 from .locations import module_path, source_line
 from .mutation import roots, twin
@@ -211,10 +211,7 @@ class Lowering:
             self.poisoned.add(node)
         else:
             if name.startswith("auto_functionalized") and node.args:
-                written = str(getattr(node.args[0], "name", lambda: name)())
-                self._fail(
-                    node, written, "a custom op that writes to its arguments; one that returns its results can be"
-                )
+                self._fail(node, str(node.args[0]), custom.WRITES)
                 return
             what = {"cond": "a branch on data", "while_loop": "a loop on data"}.get(name, "this higher-order operation")
             self._fail(node, name, f"{what} cannot be captured")
@@ -450,16 +447,3 @@ def _arguments(lowering: Lowering, node: fx.Node, handler: Handler) -> dict[str,
         ):
             raise Unsupported(f"the argument {argument.name}={given} is not supported")
     return arguments
-
-
-def low_precision(dtype: DType) -> bool:
-    """Whether torch computes elementwise ops of this type in float32."""
-    return dtype in (DType.bf16, DType.f16)
-
-
-def exactly(value: float, dtype: DType) -> bool:
-    """Whether a low-precision type holds a number exactly."""
-    if dtype is DType.bf16:
-        bits = float_to_bf16(np.array([value], np.float32)).astype(np.uint32) << 16
-        return float(bits.view(np.float32)[0]) == value
-    return float(np.float16(value)) == value

@@ -25,6 +25,19 @@ def array_of(value: bool | int | float, dtype: DType) -> np.ndarray:
         return np.array(value).astype(dtype.numpy)
 
 
+def low_precision(dtype: DType) -> bool:
+    """Whether torch computes elementwise ops of this type in float32."""
+    return dtype in (DType.bf16, DType.f16)
+
+
+def exactly(value: float, dtype: DType) -> bool:
+    """Whether a low-precision type holds a number exactly."""
+    if dtype is DType.bf16:
+        bits = float_to_bf16(np.array([value], np.float32)).astype(np.uint32) << 16
+        return float(bits.view(np.float32)[0]) == value
+    return float(np.float16(value)) == value
+
+
 _FUNCTIONS = {
     "OpaqueUnaryFn_sqrt": "sqrt", "OpaqueUnaryFn_cos": "cos", "OpaqueUnaryFn_sin": "sin", "OpaqueUnaryFn_tanh": "tanh",
     "OpaqueUnaryFn_log2": "log2", "OpaqueUnaryFn_log": "log", "OpaqueUnaryFn_exp": "exp", "exp": "exp", "log": "log",

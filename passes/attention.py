@@ -17,6 +17,7 @@ from ..compiler.graph import Graph, Node, Value
 from ..compiler.pass_protocol import PassContext, PassResult
 from ..compiler.types import DType
 from .attention_scores import Scores, batch_and_heads, scores_of, unscaled
+from .canonicalize import simplify_once
 from .facts import uniform
 from .masks import (
     ABSORBING,
@@ -28,6 +29,8 @@ from .masks import (
     selection,
     to_rank_4,
 )
+
+_ROUNDS = 8
 
 __all__ = ["RecognizeAttention", "causal_offset", "conjuncts"]
 
@@ -72,6 +75,11 @@ class RecognizeAttention:
             except NoAttentionError as reason:
                 context.note(f"a softmax that looks like attention stays apart: {reason}", node, kind="miss")
         graph.sweep()
+        for _ in range(
+            _ROUNDS if found else 0
+        ):  # what was folded and unfolded again is gone before anybody looks behind it
+            if not simplify_once(graph) + graph.sweep():
+                break
         changed = 0
         for settle in (self._absorb_scale, self._select, self._split_mask, self._share_heads, self._settle_empty_rows):
             changed += sum(settle(graph, n) for n in list(graph.nodes) if n.op == "attention")

@@ -188,6 +188,10 @@ def batch_and_heads(scores: Scores, v: Value, more: list[tuple[Dim, ...]]) -> tu
     outer = longest[:-2]
     if len(outer) > 2:
         k = scores.k
+        several = [d for d in outer if d != 1]
+        if len(several) <= 2:
+            batch, heads = (1, 1, *several)[-2:]
+            return batch, heads
         if k.type.rank == len(longest) and k.shape[-3] == 1 and outer[-1] != 1:  # k is shared by the innermost heads
             return product(outer[:-2]), outer[-2] * outer[-1]
         return product(outer[:-1]), outer[-1]

@@ -12,7 +12,6 @@ from typing import ClassVar
 
 from ..compiler.graph import Graph, Node, Value
 from ..compiler.pass_protocol import PassContext, PassResult
-from .fusion import VIEWS
 from .lanes import Lane, Lanes, Tree
 
 _DEPTH = 6
@@ -172,30 +171,27 @@ class JoinRotary:
     version: ClassVar[int] = 1
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
-        groups: dict[object, list[tuple[Node, int, list[Node]]]] = {}
+        groups: dict[object, list[tuple[Node, Node]]] = {}
         for node in graph.nodes:
             if node.op != "rotary":
                 continue
             x, cos, sin = node.operands
-            found = _chain(x)
-            if found is None or any(t.type.rank >= 3 and t.shape[-3] != 1 for t in (cos, sin)) or x.type.rank != 4:
+            split = _part(x)
+            if split is None or any(t.type.rank >= 3 and t.shape[-3] != 1 for t in (cos, sin)):
                 continue
-            start, chain = found
-            key = (chain[-1].inputs[0], cos, sin, node.attrs["interleaved"], x.shape[0], *x.shape[2:], len(chain))
-            groups.setdefault(key, []).append((node, start, chain))
+            key = (split.inputs[0], cos, sin, node.attrs["interleaved"], x.shape[0], *x.shape[2:])
+            groups.setdefault(key, []).append((node, split))
         joined = sum(self._join(graph, group) for group in groups.values())
         graph.sweep()
         if joined:
             context.note(f"{joined} rotary embeddings turn queries and keys together")
         return PassResult(bool(joined))
 
-    def _join(self, graph: Graph, group: list[tuple[Node, int, list[Node]]]) -> int:
-        group = sorted(group, key=lambda g: g[1])
-        if len(group) != 2:
+    def _join(self, graph: Graph, group: list[tuple[Node, Node]]) -> int:
+        if len(group) != 2 or not all(isinstance(split.attrs["start"], int) for _, split in group):
             return 0
-        (first, a, views), (second, b, others) = group
-        split, other = views[-1], others[-1]
-        if split.attrs["end"] != b or split is other:
+        (first, split), (second, other) = sorted(group, key=lambda g: g[1].attrs["start"])
+        if split.attrs["end"] != other.attrs["start"]:
             return 0
         order = {n: i for i, n in enumerate(graph.nodes)}
         at = min(first, second, key=order.__getitem__)
@@ -203,7 +199,7 @@ class JoinRotary:
         heads = x.shape[1] + y.shape[1]
         source = split.inputs[0]
         assert source is not None
-        value = graph.derive(at, "slice", [source], {**split.attrs, "start": a, "end": other.attrs["end"]})
+        value = graph.derive(at, "slice", [source], {**split.attrs, "end": other.attrs["end"]})
         value = graph.derive(at, "reshape", [value], {"shape": (x.shape[0], x.shape[2], heads, x.shape[3])})
         value = graph.derive(at, "transpose", [value], {"perm": (0, 2, 1, 3)})
         turned = graph.insert(
@@ -215,19 +211,20 @@ class JoinRotary:
         return 1
 
 
-def _chain(x: Value) -> tuple[int, list[Node]] | None:
-    """(start, views) where x [batch, heads, sequence, head] is transpose(reshape(slice(y))) along the last axis of y."""
-    chain: list[Node] = []
-    value: Value | None = x
-    for op in ("transpose", "reshape", "slice"):
-        if value is None or value.node is None or value.node.op != op or op not in VIEWS:
+def _part(x: Value) -> Node | None:
+    """The slice of y [batch, sequence, width] that x [batch, heads, sequence, head] is, heads first; None if it is none."""
+    node = x.node
+    if node is None or x.type.rank != 4:
+        return None
+    if node.op == "transpose":
+        if tuple(node.attrs["perm"]) != (0, 2, 1, 3) or node.inputs[0] is None:
             return None
-        chain.append(value.node)
-        value = value.node.inputs[0]
-    transpose, reshape, split = chain
-    source = split.inputs[0]
-    if tuple(transpose.attrs["perm"]) != (0, 2, 1, 3) or source is None or source.type.rank != 3:
+        node = node.inputs[0].node
+    elif x.shape[1] != 1:
         return None
-    if split.attrs["axis"] % 3 != 2 or split.attrs["step"] != 1 or reshape.output.shape[:2] != source.shape[:2]:
+    split = node.inputs[0].node if node is not None and node.op == "reshape" and node.inputs[0] is not None else None
+    if split is None or split.op != "slice" or split.inputs[0] is None or split.output.type.rank != 3:
         return None
-    return split.attrs["start"], chain
+    if split.attrs["axis"] % 3 != 2 or split.attrs["step"] != 1 or split.output.shape[:2] != (x.shape[0], x.shape[2]):
+        return None
+    return split

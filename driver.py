@@ -6,7 +6,6 @@ import inspect
 import os
 import platform
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,6 +24,7 @@ from .compiler.ops import schema
 from .compiler.pass_protocol import Instrument, PassContext
 from .compiler.pipeline import Pipeline, describe
 from .compiler.plan import Plan
+from .compiler.profile import phase, profiling
 from .compiler.report import grouped, near_misses
 from .compiler.target import Target, backend, find_target
 from .passes import presets
@@ -44,8 +44,9 @@ class Artifact:
     Attributes:
         package: what goes into the file.
         graph: the graph as it was lowered, for inspection.
-        report: how the compilation went: ``notes`` of the passes, ``seconds`` per phase, how many ``launches``, and what stayed
-            ``unfused`` and why (``compiler/report.py``).
+        report: how the compilation went: ``notes`` of the passes, ``seconds`` per phase, ``profile`` (phases within
+            phases, with memory: ``compiler/profile.py``), how many ``launches``, and what stayed ``unfused`` and why
+            (``compiler/report.py``).
         companions: name -> file of what :meth:`save` puts beside it: tokenizer and preprocessor of a Hugging Face folder.
     """
 
@@ -99,7 +100,6 @@ class Built:
     source: str
     graph: Graph
     notes: tuple[Any, ...]
-    seconds: dict[str, float]
     pipeline: Pipeline
     data: dict[str, Any]
 
@@ -133,16 +133,16 @@ def build(
     """
     family = backend(target.backend)
     pipeline = preset(target) if pipeline is None else pipeline
-    working = graph.copy()
     context = PassContext(target=target, data={PLAN: plan, CALIBRATION: list(calibration)}, progress=progress)
-    began = time.perf_counter()
-    result = pipeline.run(working, context, instruments)
-    passed = time.perf_counter()
-    program = family.lower(working, target)
-    lowered = time.perf_counter()
-    binary, source = family.build(program, None if progress is None else partial(progress, "building kernels"))
-    seconds = {"passes": passed - began, "lower": lowered - passed, "build": time.perf_counter() - lowered}
-    return Built(program, binary, source, working, result.notes, seconds, pipeline, context.data)
+    with profiling():
+        with phase("passes"):
+            working = graph.copy()
+            result = pipeline.run(working, context, instruments)
+        with phase("lower"):
+            program = family.lower(working, target)
+        with phase("build"):
+            binary, source = family.build(program, None if progress is None else partial(progress, "building kernels"))
+    return Built(program, binary, source, working, result.notes, pipeline, context.data)
 
 
 def preset(target: Target) -> Pipeline:
@@ -197,7 +197,6 @@ def compile(
     chosen = find_target(target)
     plan = Plan.of(precision)
     order = _pipeline(pipeline, chosen).extended(passes)
-    began = time.perf_counter()
     if progress is not None:
         progress("capturing the model", 0, 0)
     from .compiler.capture.huggingface import is_folder, load_folder
@@ -212,15 +211,18 @@ def compile(
             kwargs, dynamic_shapes = folder.kwargs, dynamic_shapes or folder.dynamic_shapes
     elif task is not None:
         raise UsageError("a task is only for a Hugging Face folder", "leave it out")
-    captured = capture(model, args, kwargs, dynamic_shapes=dynamic_shapes, debug=debug)
-    took = {"capture": time.perf_counter() - began}
-    calibration = [captured.examples] if captured.examples else []
-    built = build(
-        captured.graph, plan, chosen, pipeline=order, calibration=calibration, progress=progress,
-        instruments=_instruments(captured, dump, check_each_pass),
-    )  # fmt: skip
-    artifact = package(captured, built, plan, chosen, model, calibration)
-    artifact.report["seconds"] = {**took, **built.seconds}
+    with profiling() as profile:
+        with phase("capture"):
+            captured = capture(model, args, kwargs, dynamic_shapes=dynamic_shapes, debug=debug)
+        calibration = [captured.examples] if captured.examples else []
+        built = build(
+            captured.graph, plan, chosen, pipeline=order, calibration=calibration, progress=progress,
+            instruments=_instruments(captured, dump, check_each_pass),
+        )  # fmt: skip
+        with phase("package"):
+            artifact = package(captured, built, plan, chosen, model, calibration)
+    artifact.report["seconds"] = profile.seconds()
+    artifact.report["profile"] = profile.to_data()
     artifact.companions = companions
     artifact.report["notes"] = [*folder_notes, *captured.notes, *artifact.report["notes"]]
     return artifact

@@ -12,11 +12,13 @@ import typer
 
 from ..compiler.artifact.companions import check_beside, folder_beside
 from ..compiler.errors import UsageError
+from ..compiler.profile import phase, profiling
 from .extra import load_ops, load_pass
 from .inspect import launches_in_words
 from .needs import runs_on
 from .options import Debug, Json, Model, Task, parse_precision
 from .output import print_facts, print_heading, print_json, quoted, seconds, size
+from .profile import print_profile
 from .result import Measured, measure_result
 from .source import Source, load_source
 
@@ -54,6 +56,9 @@ def compile_model(
     check_each_pass: Annotated[
         bool, typer.Option("--check-each-pass", help="Check the numbers after each pass.")
     ] = False,
+    profile_compile: Annotated[
+        bool, typer.Option("--profile-compile", help="Show where the time and the memory of the compilation go.")
+    ] = False,
     measure: Annotated[bool, typer.Option(help="Measure speed and quality at the end.")] = True,
     json: Json = False,
     debug: Debug = False,
@@ -80,7 +85,7 @@ def compile_model(
     from ..driver import compile as compile_source
 
     start = time.perf_counter()
-    with progress(silent=json) as report:
+    with profiling() as profile, progress(silent=json) as report:
         artifact = compile_source(
             source.model,
             source.args,
@@ -96,7 +101,9 @@ def compile_model(
             debug=debug,
         )
         artifact.companions = source.companions
-        artifact.save(path)
+        with phase("write"):
+            artifact.save(path)
+    artifact.report["profile"] = profile.to_data()
     took = time.perf_counter() - start
     result = measure_result(path, source) if measure else None
     if json:
@@ -114,6 +121,8 @@ def compile_model(
             }
         )
         return
+    if profile_compile:
+        print_profile(artifact.report["profile"])
     show(path, artifact, took, result, source, dump)
 
 

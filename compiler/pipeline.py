@@ -21,6 +21,7 @@ from .errors import PassError, PlanishError, UsageError, VerifyError
 from .graph import Graph, Node
 from .options import Scanner, make, nearest, print_options
 from .pass_protocol import Instrument, Note, Pass, PassContext, PassResult
+from .profile import record
 from .rewrite import RewriteRule, RuleSet
 
 __all__ = [
@@ -249,9 +250,10 @@ class Pipeline:
             context.advance(p.name, number, len(self))
             for instrument in instruments:
                 instrument.before(p, graph)
-            began, first = time.perf_counter(), len(context.notes)
+            began, first, nodes = time.perf_counter(), len(context.notes), len(graph)
             result = _run_one(p, graph, context)
             result = replace(result, seconds=time.perf_counter() - began)
+            record(p.name, result.seconds, nodes=(nodes, len(graph)))
             seconds.append((p.name, result.seconds))
             context.notes[first:] = [
                 n if n.by else replace(n, by=p.name) for n in (*context.notes[first:], *result.notes)

@@ -10,6 +10,7 @@ from ...codegen.program import Program
 from ...codegen.specs import ISA_LEVELS
 from ...compiler.errors import LoweringError, ToolchainError
 from ...compiler.graph import Graph, Node
+from ...compiler.profile import phase
 from ...compiler.target import Capabilities, Target
 from . import isa
 from .channels_last import ChannelsLast
@@ -101,12 +102,15 @@ class CpuBackend:
         Raises:
             ToolchainError: there is no compiler, or it failed.
         """
+        from ...codegen.render import kernel_name
         from ...codegen.unit import split_unit
         from . import toolchain
 
-        text = split_unit(unit)
+        with phase("render"):
+            text = split_unit(unit)
         try:
-            path = toolchain.build(translation_units(text), unit.isa, progress=progress)
+            labels = {kernel_name(launch.spec): launch.label for launch in reversed(unit.launches)}
+            path = toolchain.build(translation_units(text, labels), unit.isa, progress=progress)
         except ToolchainError as error:
             raise explained(error, (launch.spec for launch in unit.launches)) from error
         return path.read_bytes(), text.text
@@ -117,17 +121,20 @@ class CpuBackend:
         from . import toolchain
 
         text = host_source()
-        return toolchain.build(text, "portable", extra_flags=("-pthread",)).read_bytes(), text
+        source = toolchain.Source(text, name="thread pool")
+        return toolchain.build([source], "portable", extra_flags=("-pthread",)).read_bytes(), text
 
 
-def translation_units(text: UnitText) -> list[Source]:
+def translation_units(text: UnitText, labels: Mapping[str, str] | None = None) -> list[Source]:
     """A unit as it is compiled: one translation unit per kernel, the same in every model that has the kernel, one for each
-    text that several kernels share, and one for the tables and the engine."""
+    text that several kernels share, and one for the tables and the engine. ``labels``: what reports call a kernel."""
     from .toolchain import Source
 
     headers = (text.includes, f"{text.abi}\n{text.vectors}")
-    kernels = [Source(part, headers) for part in (*text.shared.values(), *text.kernels.values())]
-    return [*kernels, Source(f"{text.abi}\n{text.program}")]
+    kernels = [
+        Source(part, headers, (labels or {}).get(name, name)) for name, part in {**text.shared, **text.kernels}.items()
+    ]
+    return [*kernels, Source(f"{text.abi}\n{text.program}", name="tables and engine")]
 
 
 BACKEND = CpuBackend()

@@ -14,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -23,6 +24,7 @@ from functools import cache
 from pathlib import Path
 
 from ...compiler.errors import ToolchainError
+from ...compiler.profile import phase, record
 from .isa import compiler_flags
 
 #: Flags of a sanitizer build: the first report ends the process.
@@ -117,12 +119,14 @@ class Source:
 
     Attributes:
         text: its C++.
+        name: what reports call it.
         headers: texts that stand before it, outermost first. Those that other units have too are kept once; the first
             is precompiled where that pays, so it is the place for what the machine's own headers are included by.
     """
 
     text: str
     headers: tuple[str, ...] = ()
+    name: str = ""
 
 
 def build(
@@ -166,7 +170,8 @@ def build(
         objects = _compile(workshop, units, digests, progress)
         target.parent.mkdir(parents=True, exist_ok=True)
         command = [*compiler.command, *flags, *LINK_FLAGS, *link_flags, *map(str, objects)]
-        _produce(target, command, ["-lm"], objects[0].with_suffix(".cpp"))
+        with phase("link", f"{len(objects)} objects"):
+            _produce(target, command, ["-lm"], objects[0].with_suffix(".cpp"))
     except OSError as error:
         raise ToolchainError(
             f"the compiler cache {cache_directory() / 'cpu'} cannot be written: {error.strerror}",
@@ -194,24 +199,27 @@ def _compile(
     with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
         ready = {text: pool.submit(workshop.precompile, kept[text], count) for text, count in first.items()}
 
-        def compile_one(path: Path) -> None:
-            unit = missing[path]
+        def compile_one(path: Path) -> float:
+            unit, began = missing[path], time.perf_counter()
             if unit.headers:
                 ready[unit.headers[0]].result()
             included = "".join(f'#include "{kept[text].name}"\n' for text in unit.headers)
             source = workshop.keep(path.stem, ".cpp", included + unit.text)
             folders = dict.fromkeys(f"-I{kept[text].parent}" for text in unit.headers)
             _produce(path, [*workshop.compiler.command, *workshop.flags, *folders, "-c", str(source)], [], source)
+            return time.perf_counter() - began
 
         jobs = {path: pool.submit(compile_one, path) for path in order}
         try:
             for done, job in enumerate(as_completed(jobs.values()), 1):
-                job.result()
+                job.result()  # raises what went wrong
                 if progress is not None:
                     progress(done, len(missing))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    for path, job in jobs.items():
+        record("compile", job.result(), detail=missing[path].name)
     return objects
 
 

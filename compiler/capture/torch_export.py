@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from ..errors import CaptureError, PlanishError, UsageError
 from ..graph import Graph, Value
+from ..profile import phase
 from ..types import DType, TensorType
 from . import (
     aten_anchor,
@@ -139,7 +140,8 @@ def capture(
             notes.append("traced with sizes of 2 where the example has a varying size of 1")
         parameters = parameter_names(model, len(positional))
         example = (positional, keywords) if traced is None else traced
-        program = export(model, example[0], example[1], shapes, debug)
+        with phase("torch.export"):
+            program = export(model, example[0], example[1], shapes, debug)
     elif isinstance(model, (ExportedProgram, str, os.PathLike)):
         if dynamic_shapes is not None:
             raise UsageError(
@@ -176,27 +178,31 @@ def _lower(
 ) -> Captured:
     """Lower; what the vocabulary lacks is decomposed by torch, that and nothing else, and lowered again."""
     if needs_functionalization(program):
-        program = decompose(program, {}, debug)
+        with phase("decompose"):
+            program = decompose(program, {}, debug)
     tried: set[Any] = set()
     first: list[Failure] = []
     while True:
         attempt = _Attempt(program, varying, parameters, name)
         try:
-            attempt.run()
+            with phase("lower into IR"):
+                attempt.run()
         except Unsupported as problem:
             if first:
                 raise _all_failures(first) from problem
             raise CaptureError(f"the model cannot be captured: {problem}") from problem
         failures = attempt.lowering.failures
         if not failures:
-            return attempt.captured()
+            with phase("hash the source"):
+                return attempt.captured()
         first = first or failures
         table = decompositions([f.target for f in failures if f.target not in tried and not f.final])
         if not table:
             raise _all_failures(_as_written(first, failures))
         tried |= set(table)
         try:
-            program = decompose(program, table, debug)
+            with phase("decompose"):
+                program = decompose(program, table, debug)
         except CaptureError as error:
             raise _all_failures(first) from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..dims import Dim, divide_exactly
+from ..dims import Dim, divide_exactly, floordiv
 from ..graph import Value
 from .aten_anchor import optional
 from .aten_resample import adaptive_average
@@ -142,10 +142,12 @@ def _adaptive_pool(b: Lowering, self: Value, output_size: Any) -> Any:
         result = _pooled(b, "max_pool" if largest else "avg_pool", self, windows)
     elif all(p is not None for p in parts):
         result = _cells(b, self, wanted, parts, largest)
-    elif not all(isinstance(d, int) for d in (*sizes, *wanted)):
-        raise Unsupported("adaptive pooling of a size that varies is only supported to size 1, or to a divisor of it")
+    elif not all(isinstance(w, int) for w in wanted):  # torch's own way of writing it out would keep the example's size
+        raise Unsupported("adaptive pooling to a size that varies with the data is not supported")
+    elif largest or not all(isinstance(d, int) for d in sizes):
+        result = _uneven(b, self, wanted, axes, "reduce_max" if largest else "reduce_mean")
     else:
-        result = _adaptive_max(b, self, wanted, axes) if largest else adaptive_average(b, self, wanted)
+        result = adaptive_average(b, self, wanted)
     return [result, None] if largest else result
 
 
@@ -158,12 +160,12 @@ def _cells(b: Lowering, x: Value, wanted: Sequence[Dim], parts: Sequence[Any], l
     return b.emit("reduce_max" if largest else "reduce_mean", apart, axes=axes, keepdim=False)
 
 
-def _adaptive_max(b: Lowering, x: Value, wanted: Sequence[int], axes: Sequence[int]) -> Value:
-    """Windows of unequal size: the largest of each, one axis after the other."""
+def _uneven(b: Lowering, x: Value, wanted: Sequence[int], axes: Sequence[int], op: str) -> Value:
+    """Windows of unequal size, reduced one axis after the other."""
     for axis, count in zip(axes, wanted, strict=True):
         size = x.shape[axis]
-        assert isinstance(size, int)
-        cells = [b.slice(x, axis, i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
-        tops = [b.emit("reduce_max", cell, axes=(axis,), keepdim=True) for cell in cells]
-        x = tops[0] if count == 1 else b.emit("concat", *tops, axis=axis)
+        ends = [(floordiv(size * i, count), floordiv(size * (i + 1) + count - 1, count)) for i in range(count)]
+        cells = [b.slice(x, axis, first, last) for first, last in ends]
+        parts = [b.emit(op, cell, axes=(axis,), keepdim=True) for cell in cells]
+        x = parts[0] if count == 1 else b.emit("concat", *parts, axis=axis)
     return x

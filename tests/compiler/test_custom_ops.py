@@ -212,6 +212,12 @@ def test_low_precision_is_computed_in_f32(register: Callable[..., CustomOp]) -> 
     assert [v.dtype for v in (*node.operands, *node.outputs)] == [DType.f32, DType.f32, DType.i32]
 
 
+def test_check_op_finds_a_kernel_that_computes_something_else(register: Callable[..., CustomOp]) -> None:
+    register("known", "x * 1.001")
+    with pytest.raises(AssertionError, match=r"output 0 is off by 0\.001 of its norm"):
+        check_op(torch.ops.test_ops.known, (data(3, 4),))
+
+
 def test_a_constant_operand_is_folded_by_the_reference(register: Callable[..., CustomOp]) -> None:
     register("known", CppKernel("void known();", "known"), reference=lambda x: x + 10)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +44,41 @@ def parameter_names(model: torch.nn.Module, count: int) -> list[str]:
         elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
             names.append(parameter.name)
     return names[:count]
+
+
+class Warned(str):
+    """A note that people should see."""
+
+    kind = "warning"
+
+
+class DerivedShapes(dict[str, Any]):
+    """``dynamic_shapes`` by input name that were derived, not written by anyone: they may be narrowed."""
+
+    def narrowed(self, fixes: Mapping[str, str], before: Mapping[str, str]) -> tuple[DerivedShapes, dict[str, str]]:
+        """Shapes with torch's suggestions kept, and a sentence for each symbol they change.
+
+        Args:
+            fixes: symbol -> what torch suggests: a ``Dim(...)`` is kept, anything else fixes the axes.
+            before: symbols that were narrowed already: they are fixed now.
+        """
+        shapes, said = DerivedShapes(), {}
+        for name, axes in self.items():
+            shapes[name] = dict(axes)
+            for axis, dim in axes.items():
+                symbol = getattr(dim, "root", dim).__name__
+                fix = fixes.get(symbol) or fixes.get(dim.__name__)
+                if fix is None:
+                    continue
+                bounds = {k: int(v) for k, v in re.findall(r"\b(min|max)=(\d+)", fix)}
+                if fix.startswith("Dim(") and bounds and symbol not in before and symbol == dim.__name__:
+                    low, high = bounds.get("min", dim.min), bounds.get("max", dim.max)
+                    shapes[name][axis] = torch.export.Dim(symbol, min=low, max=high)
+                    said[symbol] = f"the model lets {symbol} vary from {low} to {high} only"
+                else:
+                    del shapes[name][axis]
+                    said[symbol] = f"the model does not let {symbol} vary: it is fixed as in the example"
+        return shapes, said
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from torch.export import ExportedProgram
 
 from ..errors import CaptureError
 from ..plugins import load_ops
+from .examples import DerivedShapes, Warned
 from .files import refuse_file, refuse_pickles
 from .locations import line_of_error
 from .recurrent_shapes import varying_length
@@ -152,6 +153,39 @@ _REASONS = (
 )  # fmt: skip
 
 
+class SizesError(CaptureError):
+    """Sizes were to vary that cannot; ``fixes`` has for each such symbol what torch suggests:
+    ``128``, ``Dim('seq', max=511)``, or nothing."""
+
+    def __init__(self, message: str, hint: str | None, fixes: Mapping[str, str]) -> None:
+        """Message and hint as ever."""
+        super().__init__(message, hint)
+        self.fixes = dict(fixes)
+
+
+def export_derived(
+    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: DerivedShapes, debug: bool = False
+) -> tuple[ExportedProgram, DerivedShapes, list[str]]:
+    """:func:`export` with shapes that nobody wrote down: sizes that the model does not let vary so far are narrowed or fixed.
+
+    Returns:
+        The program, the shapes it was exported with, and a note for each size that does not vary as derived.
+
+    Raises:
+        CaptureError: as :func:`export`.
+    """
+    notes: dict[str, str] = {}
+    while True:
+        try:
+            return export(model, args, kwargs, dict(shapes), debug), shapes, [Warned(note) for note in notes.values()]
+        except SizesError as error:
+            narrower, said = shapes.narrowed(error.fixes, notes)
+            if not said:
+                raise
+            notes |= said
+            shapes = narrower
+
+
 #: What torch says where a model does something that is no tensor program -> what it does, and the way out.
 _LEAVES_TORCH = (
     (r"\.numpy\(\) is not supported|Can't call numpy\(\)|can't convert .* to numpy",
@@ -237,9 +271,11 @@ def _violated(text: str) -> CaptureError:
     fixes = re.search(r"Suggested fixes:\s*\n((?:[ ]+\S.*\n?)+)", text)
     lines = [re.sub(r"\s+", " ", f).strip() for f in fixes.group(1).splitlines() if "=" in f] if fixes else []
     reason = "; ".join(reasons[:3]) if reasons else first_sentence(text)
-    return CaptureError(
+    return SizesError(
         f"the model does not work for every size that dynamic_shapes allows: {reason}",
         "torch suggests " + "; ".join(lines) if lines else None,
+        dict.fromkeys(re.findall(r"not every (\w+) satisfies", reason), "")
+        | dict(line.split(" = ", 1) for line in lines if " = " in line),
     )
 
 

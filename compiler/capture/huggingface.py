@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import CaptureError, PlanishError, UsageError
 from . import sentence_embedding
+from .examples import DerivedShapes
 from .huggingface_inputs import DerivedInput, derive
 from .huggingface_tasks import choose
 from .huggingface_weights import check_weights, dtype_note, load_model, offline, weight_files
@@ -44,7 +45,7 @@ class FolderModel:
 
     model: torch.nn.Module
     kwargs: dict[str, Tensor]
-    dynamic_shapes: dict[str, Any]
+    dynamic_shapes: DerivedShapes
     task: str
     inputs: list[DerivedInput]
     notes: list[str] = field(default_factory=list)
@@ -106,7 +107,8 @@ def load_folder(path: str | os.PathLike[str], task: str | None = None) -> Folder
         _narrow_to_sentence(model, described[1])
     example = derive(model, config, root, pairs=chosen.name == "question-answering", mask=chosen.name == "fill-mask")
     return FolderModel(
-        model, example.kwargs, example.dynamic_shapes, chosen.name, example.inputs, notes + example.notes, _companions(root)
+        model, example.kwargs, DerivedShapes(example.dynamic_shapes), chosen.name, example.inputs,
+        notes + example.notes, _companions(root),
     )  # fmt: skip
 
 

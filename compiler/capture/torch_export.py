@@ -37,8 +37,8 @@ from . import (
 )
 from .admission import admit
 from .custom import unregistered_hint
-from .examples import Varying, arguments, parameter_names, varying_axes, widened
-from .exporting import decompose, decompositions, export, load
+from .examples import DerivedShapes, Varying, arguments, parameter_names, varying_axes, widened
+from .exporting import decompose, decompositions, export, export_derived, load
 from .locations import assign_names
 from .lowering import HANDLERS, Failure, Lowering
 from .mutation import needs_functionalization
@@ -141,7 +141,12 @@ def capture(
         parameters = parameter_names(model, len(positional))
         example = (positional, keywords) if traced is None else traced
         with phase("torch.export"):
-            program = export(model, example[0], example[1], shapes, debug)
+            if isinstance(shapes, DerivedShapes):
+                program, shapes, narrowed = export_derived(model, example[0], example[1], shapes, debug)
+                notes += narrowed
+                varying = varying_axes(model, positional, keywords, shapes)
+            else:
+                program = export(model, example[0], example[1], shapes, debug)
     elif isinstance(model, (ExportedProgram, str, os.PathLike)):
         if dynamic_shapes is not None:
             raise UsageError(
@@ -223,10 +228,15 @@ def _all_failures(failures: list[Failure]) -> CaptureError:
         places = lines.setdefault((op, f.why), [])
         if where not in places:
             places.append(where)
-    parts = [f"{op}{f' ({why})' if why else ''} at {', '.join(places)}" for (op, why), places in lines.items()]
+    parts = [f"{op}{f' ({why})' if why else ''} at {_first(places)}" for (op, why), places in lines.items()]
     count = "an operation" if len(parts) == 1 else f"{len(parts)} operations"
     hint = unregistered_hint([f.target for f in failures if not f.why])
     return CaptureError(f"the model uses {count} that cannot be captured: " + "; ".join(parts), hint)
+
+
+def _first(places: list[str]) -> str:
+    more = f" and {len(places) - 3} more lines" if len(places) > 4 else ""
+    return ", ".join(places[:3] if more else places) + more
 
 
 class _Attempt:

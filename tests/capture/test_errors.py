@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.testing._internal.two_tensor import TwoTensor
 
+from planish.compiler.capture.examples import DerivedShapes
 from planish.compiler.capture.torch_export import capture
 from planish.compiler.errors import CaptureError, UsageError
 
@@ -282,6 +283,27 @@ def test_dimensions_that_the_model_fixes_or_ties() -> None:
     table = Function(lambda x: x + torch.arange(10)[: x.shape[0], None])
     bounded = refused(table, (X,), dynamic_shapes=(({0: Dim("rows")},),))
     assert "every size" in bounded.message and "max=10" in bounded.hint
+
+
+@pytest.mark.parametrize(
+    ("fn", "note", "bounds"),
+    [
+        (lambda x: x.reshape(3, 4) * 2, "does not let rows vary", {}),
+        (lambda x: x + torch.arange(10)[: x.shape[0], None], "vary from 1 to 10 only", {"rows": (1, 10)}),
+        (lambda x: x * 2, None, {"rows": (1, 64)}),
+    ],
+)
+def test_derived_sizes_are_narrowed_to_what_the_model_takes(
+    fn: Callable[[Tensor], Tensor], note: str | None, bounds: dict[str, tuple[int, int]]
+) -> None:
+    class Named(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return fn(x)
+
+    captured = capture(Named(), (), {"x": X}, dynamic_shapes=DerivedShapes({"x": {0: Dim("rows", min=1, max=64)}}))
+    assert {s.name: (s.lower, s.upper) for s in captured.graph.symbols.values()} == bounds
+    warned = [n for n in captured.notes if getattr(n, "kind", "") == "warning"]
+    assert [note in n for n in warned] == ([True] if note else [])
 
 
 def test_dynamic_shapes_that_do_not_fit_the_call() -> None:

@@ -111,8 +111,8 @@ def test_supports() -> None:
     assert supports(lambda g: g("linear", g.input(B, 4), g.random(3, 4))) is None
     assert supports(lambda g: g("tanh", g("exp", g.input(B, S)))) is None
     assert supports(lambda g: g("cumsum", g.input(B, S), axis=0)) is None
-    attrs = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
-    reason = supports(lambda g: g("conv", g.input(B, 3, 4, 4), g.input(5, 3, 2, 2), None, **attrs))
+    attrs = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "output_padding": (0, 0)}
+    reason = supports(lambda g: g("conv_transpose", g.input(B, 3, 4, 4), g.input(3, 5, 2, 2), None, **attrs))
     assert reason is not None
     assert "run time" in reason
 

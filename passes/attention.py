@@ -27,7 +27,7 @@ from .masks import (
     conjuncts,
     sees_a_key,
     selection,
-    to_rank_4,
+    with_lead,
 )
 
 _ROUNDS = 8
@@ -109,9 +109,9 @@ class RecognizeAttention:
         lead = batch_and_heads(scores, v, list(reader.shapes))
         asked = scores.shapes[-1]  # as the product of q and k had it
         weights = (reader.shapes or scores.shapes[:1])[-1]
-        q = _whole(graph, product, to_rank_4(graph, product, scores.q, (*asked[:-1], 1), lead), lead, (0, 1))
-        k = to_rank_4(graph, product, scores.k, (*asked[:-2], 1, 1), lead, shared_heads=True)
-        v = to_rank_4(graph, product, v, (*weights[:-2], 1, 1), lead, shared_heads=True)
+        q = _whole(graph, product, with_lead(graph, product, scores.q, (*asked[:-1], 1), lead), lead, (0, 1))
+        k = with_lead(graph, product, scores.k, (*asked[:-2], 1, 1), lead, shared_heads=True)
+        v = with_lead(graph, product, v, (*weights[:-2], 1, 1), lead, shared_heads=True)
         k, v = (_whole(graph, product, x, lead, (0,) if k.shape[1] == v.shape[1] else (0, 1)) for x in (k, v))
         mask, empty = combined(graph, product, scores.parts, lead)
         attrs = {"scale": scores.scale, "empty_row": "zero" if reader.zero else empty}

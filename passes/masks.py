@@ -211,7 +211,7 @@ def combined(graph: Graph, before: Node, parts: Sequence[Part], lead: tuple[Dim,
         found = (part.value, part.fill) if part.fill is not None else _as_selection(graph, part, before)
         if found is None:
             break
-        chosen.append((to_rank_4(graph, before, found[0], part.space, lead), found[1]))
+        chosen.append((with_lead(graph, before, found[0], part.space, lead), found[1]))
     fills = {fill for _, fill in chosen}
     added = any(part.fill is None for part in parts)
     if len(chosen) == len(parts) and (fills == {-math.inf} or (len(fills) == 1 and (len(parts) == 1 or not added))):
@@ -220,9 +220,12 @@ def combined(graph: Graph, before: Node, parts: Sequence[Part], lead: tuple[Dim,
             mask = graph.derive(before, "logical_and", [mask, seen])
         return mask, "nan" if fills == {-math.inf} else "mean"
     bias: Value | None = None
+    # Where some part tells windows of a batch apart, the sum does so too, and the batch comes in last: it may be constant.
+    widest = max((part.space for part in parts), key=len)
+    outer = widest[:-2] if len(widest) > 4 else lead
     for part in reversed(parts):
         value = part.value if part.value.dtype in (DType.bool, DType.f32) else _cast(graph, before, part.value)
-        value = to_rank_4(graph, before, value, part.space, lead)
+        value = with_lead(graph, before, value, part.space, outer)
         if part.fill is None:
             if part.factor != 1.0:
                 value = graph.derive(before, "mul", [value, _scalar(graph, before, part.factor)])
@@ -232,7 +235,8 @@ def combined(graph: Graph, before: Node, parts: Sequence[Part], lead: tuple[Dim,
             raise NoAttentionError(f"keys are hidden with {part.fill:g}, which does not absorb the scores")
         kept = _scalar(graph, before, 0.0) if bias is None else bias
         bias = graph.derive(before, "where", [value, kept, _scalar(graph, before, part.fill)])
-    return bias, "nan"
+    assert bias is not None
+    return with_lead(graph, before, bias, (*outer, 1, 1), lead), "nan"
 
 
 def _as_selection(graph: Graph, part: Part, before: Node) -> tuple[Value, float] | None:
@@ -256,10 +260,10 @@ def _cast(graph: Graph, before: Node, value: Value) -> Value:
 
 
 # -- shapes -------------------------------------------------------------------------------------------------------
-def to_rank_4(
-    graph: Graph, before: Node, value: Value, space: Sequence[Dim], lead: tuple[Dim, Dim], shared_heads: bool = False
+def with_lead(
+    graph: Graph, before: Node, value: Value, space: Sequence[Dim], lead: tuple[Dim, ...], shared_heads: bool = False
 ) -> Value:
-    """``value``, which broadcasts to ``space`` ([..., rows, columns]), with the leading axes ``lead`` = (batch, heads).
+    """``value``, which broadcasts to ``space`` ([..., rows, columns]), with the leading axes ``lead``: batch and heads.
 
     An axis stays 1 where ``value`` broadcasts.
 

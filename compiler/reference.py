@@ -129,7 +129,7 @@ def _rms_norm(attrs: Attrs, x: Tensor, weight: Tensor | None = None) -> Tensor:
 
 @_reference("group_norm")
 def _group_norm(attrs: Attrs, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-    return F.group_norm(x, attrs["groups"], weight, bias, attrs["eps"])
+    return torch.group_norm(x, attrs["groups"], weight, bias, attrs["eps"])  # F refuses groups of one element
 
 
 @_reference("batch_norm")

@@ -10,6 +10,7 @@ import numpy as np
 from ..dims import Dim, product
 from ..graph import Value
 from ..types import DType
+from . import scalars
 from .aten_shape import axis_in, broadcast_shapes, broadcast_to
 from .lowering import Lowering, Scalar, aten
 from .symbols import Unsupported
@@ -204,8 +205,13 @@ def _depends_on_data(b: Lowering, **_: Any) -> Value:
 
 
 @aten("item", "_local_scalar_dense")
-def _item(b: Lowering, **_: Any) -> Value:
-    raise Unsupported("it reads a number out of the data")
+def _item(b: Lowering, self: Value) -> Dim:
+    """A size that went into a tensor and comes out again is that size; everything else depends on the data."""
+    dim = scalars.known_integer(b, self)
+    if dim is None:
+        raise Unsupported("it reads a number out of the data")
+    b.symbols.learn(b.fake, dim)
+    return dim
 
 
 @aten("fill.Scalar", "fill.Tensor")

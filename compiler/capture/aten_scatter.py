@@ -177,7 +177,7 @@ def write_slice(b: Lowering, x: Value, source: Value, dim: int, start: Dim | Non
     """``x`` with ``source`` in place of every ``step``-th slice from ``start`` on."""
     axis = axis_in(dim, x.type.rank)
     source = _slices(b, x, axis, source, source) if source.type.rank == 0 else b.cast(source, x.dtype)
-    first, count = start_of(start, x.shape[axis]), source.shape[axis]
+    first, count = start_of(b, start, x.shape[axis]), source.shape[axis]
     if step != 1:
         ids = b.emit("arange", start=first, end=first + count * step, step=step, dtype=DType.i64)
         return b.emit("scatter", x, ids, source, axis=axis, reduce="none")

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from .. import dims
-from ..dims import Dim, product
+from ..dims import Dim, bounds, dim_min, product
 from ..graph import Value
 from ..types import DType
 from .lowering import Lowering, Scalar, aten
-from .symbols import Unsupported
+from .symbols import Unsupported, is_unbacked
 
 _END = 1 << 62
 
@@ -160,15 +162,28 @@ def _repeat_interleave(
 
 
 # -- parts ----------------------------------------------------------------------------------------------------------------
-def start_of(start: Dim | None, size: Dim) -> Dim:
+def counted(b: Lowering, index: Dim, size: Dim) -> Dim:
+    """An index from the front: one that is negative at every size counts from the end of ``size`` elements."""
+    return size + index if bounds(index, b.symbols.bounds)[1] < 0 else index
+
+
+def start_of(b: Lowering, start: Dim | None, size: Dim) -> Dim:
     """The first index of a Python slice over ``size`` elements, within it where that is known."""
     if start is None:
         return 0
-    if isinstance(start, int) and start < 0:
-        start = size + start
+    start = counted(b, start, size)
     if isinstance(start, int) and isinstance(size, int):
         return min(max(start, 0), size)
     return start
+
+
+def _within(b: Lowering, index: Dim, size: Dim) -> Dim:
+    """An end of a slice over ``size`` elements, clamped where it may lie behind them."""
+    known = b.symbols.bounds
+    index = counted(b, index, size)
+    if bounds(index, known)[0] < 0:
+        raise Unsupported(f"whether the slice counts from the end depends on the sizes ({index})")
+    return index if bounds(size - index, known)[0] >= 0 else dim_min(index, size)
 
 
 @aten("slice.Tensor", "slice_copy.Tensor")
@@ -176,8 +191,12 @@ def _slice(b: Lowering, self: Value, dim: int, start: Dim | None, end: Dim | Non
     axis = axis_in(dim, self.type.rank)
     if not isinstance(step, int):
         raise Unsupported("a step that varies is not supported")
-    first = start_of(start, self.shape[axis])
-    length = b.out_shape[axis]  # torch has resolved negative and too large ends
+    first = start_of(b, start, self.shape[axis])
+    size = b.fake.shape[axis]
+    if isinstance(size, torch.SymInt) and is_unbacked(size) and isinstance(step, int) and step == 1:
+        first, last = _within(b, first, self.shape[axis]), _within(b, _END if end is None else end, self.shape[axis])
+        return b.slice(self, axis, first, last)
+    length = b.symbols.dim(size)  # torch has resolved negative and too large ends
     if length == 0:
         return b.emit("slice", self, axis=axis, start=first, end=first, step=1)
     last = first + length if step == 1 else first + (length - 1) * step + 1
@@ -189,13 +208,13 @@ def _slice(b: Lowering, self: Value, dim: int, start: Dim | None, end: Dim | Non
 @aten("narrow")
 def _narrow(b: Lowering, self: Value, dim: int, start: Dim, length: Dim) -> Value:
     axis = axis_in(dim, self.type.rank)
-    first = start_of(start, self.shape[axis])
+    first = start_of(b, start, self.shape[axis])
     return b.slice(self, axis, first, first + length)
 
 
 def select(b: Lowering, x: Value, axis: int, index: Dim) -> Value:
     """The slice of ``x`` at one index, without the axis."""
-    at = x.shape[axis] + index if isinstance(index, int) and index < 0 else index
+    at = counted(b, index, x.shape[axis])
     part = b.slice(x, axis, at, at + 1)
     return b.reshape(part, (*x.shape[:axis], *x.shape[axis + 1 :]))
 

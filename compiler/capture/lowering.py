@@ -118,7 +118,10 @@ class Lowering:
         """Lower every node of ``graph``; returns the arguments of its output node."""
         self._roots.update(roots(graph) or {})
         self._written = set(self._roots.values())
+        live = _live(graph)
         for node in graph.nodes:
+            if node not in live:
+                continue
             if node.op == "get_attr":
                 self._get_attr(node, owner)
             elif node.op == "call_function":
@@ -151,7 +154,7 @@ class Lowering:
                 if self._env[node] is None and node.users:
                     self._fail(node, f"output {node.args[1]} of {source.target}", "this result is not available")  # type: ignore[union-attr]
             return
-        if _is_size_arithmetic(node) or self._vanishes(node):
+        if _is_size_arithmetic(node) or _vanishes(node):
             return
         poisoned = any(n in self.poisoned for n in node.all_input_nodes)
         if isinstance(target, torch._ops.HigherOrderOperator):
@@ -179,14 +182,6 @@ class Lowering:
             except (Unsupported, PlanishError) as problem:
                 if not self._folded(node):
                     self._fail(node, name, problem.message if isinstance(problem, PlanishError) else str(problem))
-
-    def _vanishes(self, node: fx.Node) -> bool:
-        target = node.target
-        if target in (torch._C._set_grad_enabled, torch._check):
-            return True
-        if isinstance(target, torch._ops.OpOverload):
-            return target._schema.name.startswith(VANISHING)
-        return False
 
     def _higher_order(self, node: fx.Node, owner: fx.GraphModule, poisoned: bool) -> None:
         name = str(node.target)
@@ -260,6 +255,8 @@ class Lowering:
         pairs = zip(result, expected, strict=False) if isinstance(expected, (list, tuple)) else [(result, expected)]
         for value, fake in pairs:
             if isinstance(value, Value) and isinstance(fake, torch.Tensor):
+                for size, dim in zip(fake.shape, value.shape, strict=False):
+                    self.symbols.learn(size, dim)
                 theirs = (dtype_of(fake.dtype), self.symbols.shape(fake.shape))
                 ours = (value.dtype, value.shape)
                 sizes = zip(theirs[1], ours[1], strict=False)
@@ -415,6 +412,28 @@ def _is_size_arithmetic(node: fx.Node) -> bool:
     if isinstance(target, torch._ops.OpOverload) and not target._schema.name.startswith("aten::sym_"):
         return not any(isinstance(n.meta.get("val"), torch.Tensor) for n in node.all_input_nodes)
     return True
+
+
+def _vanishes(node: fx.Node) -> bool:
+    target = node.target
+    if target in (torch._C._set_grad_enabled, torch._check):
+        return True
+    return isinstance(target, torch._ops.OpOverload) and target._schema.name.startswith(VANISHING)
+
+
+def _live(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes that an output, or a tensor that is written to, depends on: a number that is read out of the data for the sake
+    of an assertion alone need not be captured."""
+    live: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        target = node.target
+        writes = isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
+        calls = isinstance(target, torch._ops.HigherOrderOperator)
+        if node.op != "call_function" or writes or calls or not node.users.keys().isdisjoint(live):
+            live.add(node)
+        if _vanishes(node):
+            live.discard(node)
+    return live
 
 
 _PARAMETERS: dict[Handler, tuple[set[str], bool]] = {}

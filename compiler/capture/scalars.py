@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..dims import Dim, Expr, dim_max, dim_min
 from ..graph import Value
 from ..types import DType, float_to_bf16
 from .symbols import Unsupported
@@ -44,6 +47,12 @@ _FUNCTIONS = {
 }  # fmt: skip
 
 
+_ARITHMETIC: dict[str, Callable[..., Dim]] = {
+    "add": operator.add, "sub": operator.sub, "mul": operator.mul, "neg": operator.neg, "minimum": dim_min,
+    "maximum": dim_max,
+}  # fmt: skip
+
+
 def symbolic_float(b: Lowering, expr: Any) -> Value:
     """A real expression of sizes (``1 / sqrt(seq)``) as a rank-0 float64 value.
 
@@ -69,3 +78,24 @@ def symbolic_float(b: Lowering, expr: Any) -> Value:
     if expr.is_Symbol or expr.is_integer:
         return b.operand(b.symbols.dim(expr), DType.f64)
     raise Unsupported(f"the number {expr} depends on sizes in a way that cannot be computed")
+
+
+def known_integer(b: Lowering, value: Value) -> Dim | None:
+    """The integer that a tensor of one element holds, where it is computed from sizes and constants alone; else None."""
+    if value.dtype not in (DType.i64, DType.i32) or any(size != 1 for size in value.shape):
+        return None
+    array = b.graph.array(value)
+    if array is not None:
+        return int(array.reshape(()))
+    node = value.node
+    if node is None:
+        return None
+    if node.op == "full":
+        held = node.attrs["value"]
+        return held if isinstance(held, (int, Expr)) else None
+    if node.op not in ("reshape", "expand", "cast", *_ARITHMETIC):
+        return None
+    numbers = [known_integer(b, v) for v in node.operands]
+    if any(n is None for n in numbers):
+        return None
+    return _ARITHMETIC[node.op](*numbers) if node.op in _ARITHMETIC else numbers[0]

@@ -78,6 +78,14 @@ class SymbolTable:
             found = self._cache[expr] = self._read(expr)
         return found
 
+    def learn(self, size: Any, dim: Dim) -> None:
+        """Say which dimension an unbacked symbol of torch is (a number that torch saw come out of a tensor, or the length of
+        a slice between two such numbers); sizes that are something else are left alone."""
+        if isinstance(size, torch.SymInt):
+            expr = size.node.expr
+            if expr.is_Symbol and expr not in self._cache and is_unbacked(size):
+                self._cache[expr] = dim
+
     def shape(self, sizes: Iterable[Any]) -> tuple[Dim, ...]:
         """Every size as a dimension."""
         return tuple(self.dim(s) for s in sizes)
@@ -119,6 +127,11 @@ class SymbolTable:
             return self.dim(expr.args[0]), self.dim(expr.args[1])
         top, bottom = expr.as_numer_denom()
         return self.dim(top), self.dim(bottom)
+
+
+def is_unbacked(size: torch.SymInt) -> bool:
+    """Whether torch knows no example of this size, because it depends on what a tensor holds."""
+    return not size.node.has_hint()
 
 
 def _finite(bound: Any) -> int | None:

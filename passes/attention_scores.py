@@ -42,7 +42,8 @@ def scores_of(graph: Graph, value: Value) -> Scores:
     Raises:
         NoAttentionError: they are not the scores of an attention; says why.
     """
-    scale, parts, shapes = 1.0, [], [value.shape]
+    scale, shapes = 1.0, [value.shape]
+    parts: list[Part] = []
     while True:
         value = _float_cast(value)
         node = value.node

@@ -25,7 +25,7 @@ class Fold:
 
     name: ClassVar[str] = "fold"
     version: ClassVar[int] = 1
-    max_bytes: int = 1 << 20
+    max_bytes: int = 1 << 22
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         from ..compiler.interpret import Interpreter, to_numpy

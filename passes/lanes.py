@@ -17,11 +17,11 @@ _MOST_BYTES = 1 << 24
 
 
 class Lane(NamedTuple):
-    """Elements ``offset + i * step`` for i < count of the last axis."""
+    """Elements ``offset + i * step`` for i < length of the last axis."""
 
     offset: int
     step: int
-    count: int
+    length: int
 
 
 class Lanes:
@@ -66,9 +66,9 @@ class Lanes:
                 size = piece.shape[-1]
                 if not isinstance(size, int):
                     return None
-                last = lane.offset + lane.step * (lane.count - 1)
+                last = lane.offset + lane.step * (lane.length - 1)
                 if start <= lane.offset and last < start + size:
-                    return self.tree(piece, Lane(lane.offset - start, lane.step, lane.count), stops, depth - 1)
+                    return self.tree(piece, Lane(lane.offset - start, lane.step, lane.length), stops, depth - 1)
                 start += size
             return None
         source = node.inputs[0] if node.op in ("slice", "transpose", "expand", "reshape") else None
@@ -78,7 +78,7 @@ class Lanes:
             start, step = node.attrs["start"], node.attrs["step"]
             if not isinstance(start, int):
                 return None
-            return self.tree(source, Lane(start + lane.offset * step, lane.step * step, lane.count), stops, depth - 1)
+            return self.tree(source, Lane(start + lane.offset * step, lane.step * step, lane.length), stops, depth - 1)
         if node.op == "reshape" and source.shape[-1] != value.shape[-1]:
             return self._through_stack(source, value, lane, stops, depth)
         if node.op == "transpose" and node.attrs["perm"][-1] != rank - 1:
@@ -88,7 +88,7 @@ class Lanes:
             return None
         attrs = dict(node.attrs)
         if "shape" in attrs:
-            attrs["shape"] = (*attrs["shape"][:-1], lane.count)
+            attrs["shape"] = (*attrs["shape"][:-1], lane.length)
         return ("view", node.op, _frozen(attrs), inner)
 
     def _through_stack(
@@ -98,7 +98,7 @@ class Lanes:
         width = source.shape[-1]
         if source.shape[:-2] != value.shape[:-1] or not isinstance(width, int) or lane.step != width:
             return None
-        if lane.offset >= width or source.shape[-2] != lane.count or source.node is None:
+        if lane.offset >= width or source.shape[-2] != lane.length or source.node is None:
             return None
         piece: Value | None = None
         if source.node.op == "concat" and source.node.attrs["axis"] % source.type.rank == source.type.rank - 1:
@@ -109,9 +109,9 @@ class Lanes:
         if piece is None or piece.shape[-1] != 1 or piece.node is None or piece.node.op != "reshape":
             return None
         flat = piece.node.inputs[0]
-        if flat is None or not flat.shape or flat.shape[-1] != lane.count:
+        if flat is None or not flat.shape or flat.shape[-1] != lane.length:
             return None
-        inner = self.tree(flat, Lane(0, 1, lane.count), stops, depth - 1)
+        inner = self.tree(flat, Lane(0, 1, lane.length), stops, depth - 1)
         shape = piece.shape[:-1]
         return inner if flat.shape == shape else ("view", "reshape", (("shape", shape),), inner)
 
@@ -119,7 +119,7 @@ class Lanes:
         array = self.graph.array(value)
         if array is None or array.nbytes > _MOST_BYTES:
             return None
-        part = array[..., lane.offset : lane.offset + lane.step * (lane.count - 1) + 1 : lane.step]
+        part = array[..., lane.offset : lane.offset + lane.step * (lane.length - 1) + 1 : lane.step]
         tree = ("data", value.dtype, part.shape, part.tobytes())
         if tree not in self._built and _is_all(value, lane):
             self._built[tree] = value
@@ -135,7 +135,7 @@ class Lanes:
         graph = self.graph
         if tree[0] == "slice":
             _, source, lane = tree
-            end = lane.offset + lane.step * (lane.count - 1) + 1
+            end = lane.offset + lane.step * (lane.length - 1) + 1
             attrs = {"axis": source.type.rank - 1, "start": lane.offset, "end": end, "step": lane.step}
             built = graph.derive(before, "slice", [source], attrs)
         elif tree[0] == "data":

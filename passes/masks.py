@@ -115,7 +115,7 @@ def _constant_offset(array: np.ndarray) -> int | None:
         return None
     square = array.reshape(array.shape[-2:])
     first = int(square[0].sum()) - 1  # the first query sees keys 0..first
-    rows, columns = square.shape
+    rows, columns = square.shape[-2], square.shape[-1]
     if not 0 <= first < columns - 1 or rows < 2:
         return None
     return first if np.array_equal(square, np.tri(rows, columns, first, dtype=np.bool_)) else None
@@ -159,11 +159,11 @@ def _selection_of_where(graph: Graph, node: Node, before: Node, depth: int) -> t
         low = _number(graph, other)
         if low is None or not low < 0:
             continue
-        inner = (None, low) if _number(graph, kept) == 0 else selection(graph, kept, before, depth - 1)
-        if inner is None or inner[1] != low:
+        inner = None if _number(graph, kept) == 0 else selection(graph, kept, before, depth - 1)
+        if _number(graph, kept) != 0 and (inner is None or inner[1] != low):
             continue
         seen = negated(graph, condition, before) if inverted else condition
-        if inner[0] is not None:
+        if inner is not None:
             seen = graph.derive(before, "logical_and", [seen, inner[0]])
         shape = node.output.shape
         return (seen if seen.shape == shape else graph.derive(before, "expand", [seen], {"shape": shape})), low
@@ -299,3 +299,32 @@ def with_lead(
         value = graph.derive(before, "expand", [value], {"shape": (*wide, *tail)})
     final = (*new, *tail)
     return value if value.shape == final else graph.derive(before, "reshape", [value], {"shape": final})
+
+
+def before_the_batch(graph: Graph, node: Node) -> Value | None:
+    """fold(expand(m)) + bias, both constant, as fold(expand(m + bias)): what a mask of windows and a bias are together is known
+    before the batch is (Swin)."""
+    for side in (0, 1):
+        view, other = node.inputs[side], node.inputs[1 - side]
+        assert view is not None and other is not None
+        spread = view.node.inputs[0] if view.node is not None and view.node.op == "reshape" else None
+        if spread is None or spread.node is None or spread.node.op != "expand" or graph.array(other) is None:
+            continue
+        mask, wide, out = spread.node.inputs[0], spread.shape, node.output.shape
+        if graph.array(mask) is None or view.type.rank != len(out) or len(out) < 3 or wide[-2:] != view.shape[-2:]:
+            continue
+        target = list(wide[:-2])
+        groups = aligned(target, view.shape[:-2])
+        if groups is None or view.shape[-2:] != out[-2:]:
+            continue
+        for mine, theirs in groups:
+            if len(mine) == len(theirs) == 1:  # an axis along which only the bias varies
+                target[mine[0]] = out[theirs[0]]
+        if aligned(out[:-2], target) is None or product(target) != product(out[:-2]):
+            continue
+        bias = with_lead(graph, node, other, out, tuple(target))
+        pair = [mask, bias] if side == 0 else [bias, mask]
+        both = graph.derive(node, node.op, pair, node.attrs)
+        both = graph.derive(node, "expand", [both], {"shape": (*target, *out[-2:])})
+        return graph.derive(node, "reshape", [both], {"shape": out})
+    return None

@@ -46,7 +46,8 @@ class RecognizeRotary:
         for x in _sliced(out):
             for interleaved in (False, True):
                 ends = (Lane(0, 2, half), Lane(1, 2, half)) if interleaved else (Lane(0, 1, half), Lane(half, 1, half))
-                match = _matched(*(lanes.tree(out, lane, (x,)) for lane in ends), x, interleaved)
+                first, second = (lanes.tree(out, lane, (x,)) for lane in ends)
+                match = _matched(first, second, x, interleaved)
                 if match is None:
                     continue
                 start, cos, sin = match
@@ -133,8 +134,8 @@ def _matched(first: Tree, second: Tree, x: Value, interleaved: bool) -> tuple[in
     if by_lane[0].keys() != by_lane[1].keys():
         return None
     one, two = sorted(by_lane[0])
-    step, apart = (2, 1) if interleaved else (1, one.count)
-    if one.step != step or two != Lane(one.offset + apart, step, one.count):
+    step, apart = (2, 1) if interleaved else (1, one.length)
+    if one.step != step or two != Lane(one.offset + apart, step, one.length):
         return None
     (plus, cos), (minus, sin) = by_lane[0][one], by_lane[0][two]
     (plus_2, sin_2), (plus_3, cos_2) = by_lane[1][one], by_lane[1][two]

@@ -16,6 +16,7 @@ from ..compiler.graph import Graph, Node, Value
 from ..compiler.ops import BINARY, COMPARE, UNARY
 from ..compiler.types import DType
 from .facts import integer_range, sequence, uniform
+from .masks import before_the_batch
 from .view_chains import raised_slice, raised_transpose, shortened, sunk_fold, sunk_norm, turned_linear
 
 Simplify = Callable[[Graph, Node], "Value | None"]
@@ -257,7 +258,7 @@ def _binary(graph: Graph, node: Node) -> Value | None:
     if decided is None:
         decided = _narrow_operands(graph, node)
     if decided is None:
-        decided = _sink_past_number(graph, node)
+        decided = _sink_past_number(graph, node) or before_the_batch(graph, node)
     return sunk_fold(graph, node) if decided is None else decided
 
 

@@ -15,13 +15,15 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+#: About the most statements of a module.
+LENGTH = 9
 #: Modules to a shared object, and to one request of a worker.
 CHUNK = 32
 #: Every so many chunks are built as the product builds them; the others without optimisation, which is ten times as fast.
@@ -67,7 +69,7 @@ def answer(request: dict[str, Any], out: Any) -> None:
         out.write(json.dumps({"at": seed}) + "\n")
         out.flush()
         try:
-            programs[f"n{seed}"] = random_program(seed)
+            programs[f"n{seed}"] = random_program(seed, request["length"])
         except Exception as error:
             say(out, seed, Outcome("error", "generate", one_line(error)), 0, 0.0)
 
@@ -225,7 +227,7 @@ def shortened(reason: str) -> str:
     return reason.split(" at <random module")[0].split(" (<random module")[0][:160]
 
 
-def shrink(seed: int, level: str, full: bool, seconds: float) -> str:
+def shrink(seed: int, options: Mapping[str, Any], seconds: float) -> str:
     """The source of a failing seed, cut down as far as it goes in this time; empty if it does not fail here."""
     from random_modules import Program
     from random_modules_check import FAILURES, Outcome, check
@@ -235,10 +237,10 @@ def shrink(seed: int, level: str, full: bool, seconds: float) -> str:
     from planish.backends.cpu import isa
 
     def outcome(program: Program) -> Outcome:
-        flags = () if full else ("-O0",)
-        return check({"n": program}, level or isa.detect(), flags=flags, per_object=1)["n"]
+        flags = () if options["full"] else ("-O0",)
+        return check({"n": program}, options["level"] or isa.detect(), flags=flags, per_object=1)["n"]
 
-    program = random_program(seed)
+    program = random_program(seed, options["length"])
     first = outcome(program)
     if first.status not in FAILURES:
         return ""
@@ -264,6 +266,7 @@ def main() -> int:
     parser.add_argument("--journal", type=Path, help="a file that keeps the outcomes; what it has is not tried again")
     parser.add_argument("--level", default="", help="ISA level; this machine's highest if not given")
     parser.add_argument("--full", action="store_true", help="build everything with the product's compiler flags")
+    parser.add_argument("--length", type=int, default=LENGTH, help="about the most statements of a module")
     parser.add_argument(
         "--shrink-seconds", type=float, default=120.0, help="for each failing seed; 0 leaves it as it is"
     )
@@ -277,16 +280,16 @@ def main() -> int:
         from random_modules_draw import random_program
 
         for seed in given.seeds:
-            print(random_program(seed).source)
+            print(random_program(seed, given.length).source)
         return 0
-    options = {"level": given.level, "full": given.full}
+    options = {"level": given.level, "full": given.full, "length": given.length}
     results = run(given.seeds, given.jobs, given.seconds, options, given.journal, not sys.stderr.isatty())
     bad = sorted(s for s, e in results.items() if e["status"] in ("disagree", "error", "crash"))
     for seed in bad:
         entry = results[seed]
         print(f"seed {seed}: {entry['status']}, {entry['stage']}: {entry['reason']}")
         if given.shrink_seconds and entry["status"] != "crash":
-            print(shrink(seed, given.level, given.full, given.shrink_seconds))
+            print(shrink(seed, options, given.shrink_seconds))
     print(summary(results))
     return 1 if bad else 0
 

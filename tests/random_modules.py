@@ -10,6 +10,7 @@ correct executions may be apart in the floats: conditioning is measured, not gue
 from __future__ import annotations
 
 import linecache
+import math
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -34,9 +35,10 @@ PLAN_NOISE = {"f32": 0.0, "bf16": 6e-3, "w8a8-dynamic": 1.2e-2}
 SHAKE, SHAKE_LOW = 32.0, 3.0
 #: Largest distance of a shaken result from the plain one, relative to its largest element, by precision of the module.
 SPREAD = {"f32": 2e-3, "bf16": 0.1, "w8a8-dynamic": 0.15}
-LARGEST, ELEMENTS = 1000.0, 6000
+LARGEST, ELEMENTS = 1000.0, 20000
 
 PREAMBLE = '''\
+import math
 import zlib
 
 import torch
@@ -235,7 +237,7 @@ class Lane:
         self.values: dict[str, Any] = {}
         self.precision = precision
         self.holder = nn.Module()
-        self.scope = {"torch": torch, "F": F, "nn": nn, "self": self.holder}
+        self.scope = {"torch": torch, "F": F, "nn": nn, "math": math, "self": self.holder}
         self.shaken = number > 0
         self.amount, self.least = amount, min(amount, SHAKE_LOW)
         self.random = torch.Generator().manual_seed(number * 17 + sum(env.values()))

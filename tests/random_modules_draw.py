@@ -16,16 +16,15 @@ from random_modules_grower import Grower, Rejected, Val
 #: Statements and how often they are drawn.
 KINDS: tuple[tuple[Callable[[Grower, Val], Val], int], ...] = (
     (elementwise.unary, 12), (elementwise.binary, 14), (elementwise.cast, 5), (elementwise.compare, 3),
-    (elementwise.select, 5),
-    (elementwise.in_place, 3), (shape.reorder, 8), (shape.view, 9), (shape.expand, 3), (shape.part, 10),
-    (shape.join, 7), (shape.pad, 3),
-    (shape.create, 4), (shape.look_up, 6), (layers.linear, 12), (layers.convolution, 5), (layers.pool, 3),
-    (layers.norm, 7), (layers.softmax, 4),
-    (layers.reduce, 9), (order.order, 2), (order.running, 2), (order.scatter, 3), (idioms.attention, 4),
-    (idioms.block, 2), (idioms.library, 1), (idioms.vision, 2), (idioms.text, 2), (idioms.recurrence, 1),
+    (elementwise.select, 5), (elementwise.in_place, 3), (elementwise.sized, 2), (idioms.more, 4), (shape.reorder, 8),
+    (shape.view, 9), (shape.expand, 3), (shape.part, 10), (shape.join, 7), (shape.pad, 3), (shape.create, 4),
+    (shape.look_up, 6), (layers.linear, 12), (layers.convolution, 5), (layers.pool, 3), (layers.norm, 7),
+    (layers.softmax, 4), (layers.reduce, 9), (order.order, 2), (order.running, 2), (order.scatter, 3),
+    (idioms.attention, 4), (idioms.block, 2), (idioms.library, 1), (idioms.vision, 2), (idioms.text, 2),
+    (idioms.recurrence, 1),
 )  # fmt: skip
 
-SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 16, 17, 24, 31, 32, 33)
+SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 16, 17, 24, 31, 32, 33, 64, 100, 129)
 
 
 def start(g: Grower) -> None:

@@ -242,3 +242,14 @@ def in_place(g: Grower, x: Val) -> Val:
     if broadcasts(y, x) and y.rank <= x.rank:
         ops += [f"{{0}} += {y.name}", f"{{0}}.mul_({y.name})", f"{{0}}.copy_({y.name})"]
     return g.write(x, g.pick.choice(ops), y)
+
+
+def sized(g: Grower, x: Val) -> Val:
+    """A size as a number."""
+    if not x.rank:
+        raise Rejected("no sizes")
+    dim = x.dim(g.pick.randrange(x.rank))
+    words = ["{} * {}", "{} + {}", "{} - {}"] + (
+        ["{} / {}", "{} * {} ** -0.5", "{} / math.sqrt({})"] if x.is_float else ["{} % ({} + 1)"]
+    )
+    return g.add(g.pick.choice(words).format(x.name, dim), x, exact=not x.is_float)

@@ -11,7 +11,7 @@ def sequence(g: Grower, x: Val) -> Val:
     """``x`` if it is [batch, sequence, features] with fixed features, else a fresh input that is."""
     if x.dtype is torch.float32 and x.rank == 3 and x.fixed(2):
         return x
-    return g.input(torch.float32, ["b", g.pick.choice(["s", "s", 6, 7]), g.pick.choice([8, 12, 16, 24])])
+    return g.input(torch.float32, ["b", g.pick.choice(["s", "s", 6, 7, 33]), g.pick.choice([8, 12, 16, 24])])
 
 
 def attention(g: Grower, x: Val) -> Val:
@@ -202,3 +202,57 @@ def recurrence(g: Grower, x: Val) -> Val:
     for step in range(1, x.first.shape[1]):
         h = g.add(f"torch.tanh({inner}({x.name}[:, {step}]) + {outer}({h.name}))", x, h, weighs=True)
     return h
+
+
+def more(g: Grower, x: Val) -> Val:
+    """What is seldom written, and captured all the same."""
+    n, r = x.name, x.rank
+    kind = g.pick.choice(
+        [
+            "prelu",
+            "bag",
+            "unfold",
+            "unshuffle",
+            "tensordot",
+            "cdist",
+            "meshgrid",
+            "swap",
+            "rot",
+            "trace",
+            "bilinear",
+            "step",
+        ]
+    )
+    if kind == "bag":
+        ids = g.input(torch.int64, ["b", 4], 0, 9)
+        mode = g.pick.choice(["sum", "mean", "max"])
+        layer = g.layer(f"nn.EmbeddingBag(9, 8, mode={mode!r})")
+        return g.add(f"{layer}({ids.name})", ids)
+    floats(x)
+    if kind == "prelu" and r >= 2 and x.fixed(1):
+        return g.add(f"{g.layer(f'nn.PReLU({g.pick.choice([1, x.first.shape[1]])})')}({n})", x)
+    if kind == "unfold":
+        image = channels(g, x, 2)
+        return g.add(
+            f"F.unfold({image.name}, {g.pick.choice(['2', '(1, 2)'])}, stride={g.pick.choice([1, 2])})",
+            image,
+            exact=True,
+        )
+    if kind == "unshuffle" and r == 4 and all(x.fixed(a) and x.first.shape[a] % 2 == 0 for a in (2, 3)):
+        return g.add(f"F.pixel_unshuffle({n}, 2)", x, exact=True)
+    if kind == "tensordot" and r >= 2 and x.fixed(r - 1) and x.fixed(r - 2):
+        return g.add(f"torch.tensordot({n}, {g.parameter(*x.first.shape[-2:], 5)}, dims=2)", x, weighs=True)
+    if kind == "cdist" and r in (2, 3):
+        return g.add(f"torch.cdist({n}, {n} + 2.0)", x)
+    if kind == "meshgrid" and r == 1:
+        return g.add(f"torch.stack(torch.meshgrid({n}, {n} * 2, indexing='{g.pick.choice(['ij', 'xy'])}'))", x)
+    if kind == "swap" and r >= 2:
+        return g.add(f"{n}.swapaxes(0, -1).contiguous().mT", x, exact=True)
+    if kind == "rot" and r >= 2:
+        return g.add(f"torch.rot90({n}, 1, (0, 1))", x, exact=True)
+    if kind == "trace" and r == 2 and x.fixed(0) and x.fixed(1):
+        return g.add(f"torch.trace({n})", x)
+    if kind == "bilinear" and r >= 1 and x.fixed(r - 1) and x.first.shape[-1] <= 16:
+        width = x.first.shape[-1]
+        return g.add(f"{g.layer(f'nn.Bilinear({width}, {width}, 3)')}({n}, {n})", x, weighs=True)
+    return g.add(f"torch.heaviside({n}, torch.tensor(0.5)) * {n}", x, exact=True)

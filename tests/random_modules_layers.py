@@ -6,7 +6,7 @@ import torch
 from random_modules_grower import Grower, Rejected, Val
 from random_modules_shape import axis
 
-WIDTHS = (1, 2, 3, 5, 7, 8, 12, 16, 17, 24, 31, 32, 48, 64)
+WIDTHS = (1, 2, 3, 5, 7, 8, 12, 16, 17, 24, 31, 32, 48, 64, 96, 130, 257)
 
 
 def floats(x: Val) -> Val:
@@ -101,6 +101,8 @@ def convolution(g: Grower, x: Val) -> Val:
     out = groups * g.pick.choice([1, 2, 3, 4, 8])
     if g.pick.random() < 0.1:
         margins, steps = repr(g.pick.choice(["same", "valid"])), [1] * axes
+    if g.special and groups > 1:
+        raise Rejected("groups that share a product see each other's NaN")
     one = lambda v: v if isinstance(v, str) else f"({', '.join(map(str, v))},)"  # noqa: E731
     transposed = g.pick.random() < 0.1 and not isinstance(margins, str)
     word = "ConvTranspose" if transposed else "Conv"
@@ -126,6 +128,8 @@ def pool(g: Grower, x: Val) -> Val:
         mode = g.pick.choice(
             ["'nearest'", "'linear', align_corners=False" if axes == 1 else "'bilinear', align_corners=False"]
         )
+        if g.special and "linear" in mode:
+            raise Rejected("interpolation is a product with a matrix that has zeros")
         return g.add(f"F.interpolate({x.name}, scale_factor={g.pick.choice([2, 2, 3])}, mode={mode})", x)
     ceil = ", ceil_mode=True" if g.pick.random() < 0.15 else ""
     if kind == "avg":

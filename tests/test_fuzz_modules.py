@@ -34,10 +34,10 @@ def test_random_modules() -> None:
 @pytest.mark.slow
 def test_a_minute_of_random_modules() -> None:
     """As many as fit; the seeds are none of the recorded run's."""
-    options = {"level": "", "full": False}
+    options = {"level": "", "full": False, "length": fuzz.LENGTH}
     results = fuzz.run(range(100_000, 101_000), 2, 50.0, options, None, True)
     bad = [e for e in results.values() if e["status"] in ("disagree", "error", "crash")]
-    assert not bad, "\n".join([*(str(e) for e in bad), *(fuzz.shrink(e["seed"], "", False, 60.0) for e in bad[:2])])
+    assert not bad, "\n".join([*(str(e) for e in bad), *(fuzz.shrink(e["seed"], options, 60.0) for e in bad[:2])])
     assert any(e["status"] == "ok" for e in results.values())
 
 

@@ -151,8 +151,8 @@ def test_recurrent(isa: str, cell: str) -> None:
 @pytest.mark.skipif(SANITIZE, reason="is what runs these tests")
 def test_under_sanitizers() -> None:
     here = Path(__file__)
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(here), "-k", RUNNABLE[-1]]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(here), "-k", RUNNABLE[-1]], env=sanitizer_environment(),
-        cwd=here.parent.parent.parent, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        command, env=sanitizer_environment(), cwd=here.parent.parent.parent, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]

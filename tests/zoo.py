@@ -187,8 +187,40 @@ def _seeded(make: Callable[[], nn.Module]) -> nn.Module:
     return make()
 
 
+def translation(batch: int, seq: int) -> dict[str, Tensor]:
+    """A text, and the beginning of another."""
+    return {**text(batch, seq), "decoder_input_ids": text(batch, 5)["input_ids"]}
+
+
+MARIAN = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+          "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "vocab_size": VOCABULARY, "max_position_embeddings": 64,
+          "use_cache": False, "pad_token_id": 0, "decoder_start_token_id": 0}  # fmt: skip
+WAV2VEC2 = {**SIZES, "vocab_size": VOCABULARY, "conv_dim": [16, 16], "conv_kernel": [10, 3], "conv_stride": [5, 2],
+            "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 4}  # fmt: skip
+
+#: Idioms that the families above lack: sliding windows, ALiBi, partial rotary embeddings, relative positions by size,
+#: cross-attention, experts, waveforms, images unfolded into sequences.
+OTHERS: dict[str, Entry] = {
+    "mistral": text_model("MistralForCausalLM", "MistralConfig", {**LLAMA, "sliding_window": 6}),
+    "gpt-neox": text_model("GPTNeoXForCausalLM", "GPTNeoXConfig", {**BERT, "use_cache": False}),
+    "bloom": text_model("BloomForCausalLM", "BloomConfig",
+                        {"hidden_size": 32, "n_layer": 2, "n_head": 4, "vocab_size": VOCABULARY, "use_cache": False},
+                        attentions=("eager",)),
+    "mixtral": text_model("MixtralForCausalLM", "MixtralConfig", {**LLAMA, "num_local_experts": 4}),
+    "modernbert": text_model("ModernBertModel", "ModernBertConfig", {**BERT, "pad_token_id": 0, "local_attention": 6}),
+    "deberta-v1": text_model("DebertaModel", "DebertaConfig",
+                             {**BERT, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]}, attentions=("eager",)),
+    "marian": Entry(lambda a: built("MarianMTModel", "MarianConfig", a, MARIAN), translation,
+                    {**TEXT_SHAPES, "decoder_input_ids": {0: BATCH}}, layers=6),
+    "wav2vec2": Entry(lambda a: built("Wav2Vec2ForCTC", "Wav2Vec2Config", a, WAV2VEC2), waveform,
+                      {"input_values": {0: BATCH}}, others=((1, 9), (3, 9))),
+    "mobilevit": image_model("MobileViTModel", "MobileViTConfig",
+                             {"image_size": 64, "hidden_sizes": [16, 24, 32], "neck_hidden_sizes": [8, 8, 16, 24, 32, 32, 64],
+                              "num_attention_heads": 4}, 64, attentions=("eager",), layers=9),
+}  # fmt: skip
+
 PLAIN: dict[str, Entry] = {name: plain(spec) for name, spec in zoo_plain.SPECS.items()}
-MODELS: dict[str, Entry] = {**TEXT, **PERCEPTION, **PLAIN}
+MODELS: dict[str, Entry] = {**TEXT, **PERCEPTION, **OTHERS, **PLAIN}
 
 #: (name, attention implementation) of everything there is.
 VARIANTS = [(name, attention) for name, entry in MODELS.items() for attention in entry.attentions]

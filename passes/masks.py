@@ -113,9 +113,9 @@ def causal_offset(graph: Graph, mask: Value) -> Dim | None:
 def _constant_offset(array: np.ndarray) -> int | None:
     if array.dtype != np.bool_ or array.ndim < 2 or array.size != array.shape[-1] * array.shape[-2] or array.size < 2:
         return None
-    square = array.reshape(array.shape[-2:])
+    square = array.reshape(-1, array.shape[-1])
     first = int(square[0].sum()) - 1  # the first query sees keys 0..first
-    rows, columns = square.shape[-2], square.shape[-1]
+    rows, columns = len(square), array.shape[-1]
     if not 0 <= first < columns - 1 or rows < 2:
         return None
     return first if np.array_equal(square, np.tri(rows, columns, first, dtype=np.bool_)) else None

@@ -279,19 +279,6 @@ def _violated(text: str) -> CaptureError:
     )
 
 
-def decompose(program: ExportedProgram, table: Mapping[Any, Any], debug: bool = False) -> ExportedProgram:
-    """``program`` made functional, with the ops in ``table`` (and no others) written as simpler ones.
-
-    Raises:
-        CaptureError: torch fails at it.
-    """
-    try:
-        with quiet(debug), torch.no_grad():
-            return program.run_decompositions(dict(table))
-    except Exception as error:
-        raise explained(error) from error
-
-
 def decompositions(targets: Sequence[Any]) -> dict[Any, Any]:
     """torch's own decompositions of ``targets``, as far as there are any."""
     table = torch.export.default_decompositions()

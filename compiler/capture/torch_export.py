@@ -38,8 +38,9 @@ from . import (
 )
 from .admission import admit
 from .custom import unregistered_hint
+from .decomposing import decompose
 from .examples import DerivedShapes, Varying, arguments, parameter_names, varying_axes, widened
-from .exporting import decompose, decompositions, export, export_derived, load
+from .exporting import decompositions, export, export_derived, load
 from .locations import assign_names
 from .lowering import HANDLERS, Failure, Lowering
 from .mutation import needs_functionalization

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -51,12 +52,20 @@ def _conv_transpose(attrs: Attrs, x: Tensor, weight: Tensor, bias: Tensor | None
 
 
 def _fold(attrs: Attrs, x: Tensor) -> Tensor:
-    """A transposed convolution whose filters put every tap in its place."""
-    taps = prod(attrs["kernel"])
-    channels = x.shape[-1] // taps
-    place = torch.eye(taps * channels, dtype=_wide(x)[0].dtype).reshape(taps * channels, taps, channels)  # type: ignore[union-attr]
-    filters = place.transpose(1, 2).reshape(taps * channels, channels, *attrs["kernel"])
-    return _conv_transpose({**attrs, "groups": 1, "out_dtype": None}, x.movedim(-1, 1), filters).movedim(1, -1)
+    """Every tap is added where it belongs; as a product with ones and zeros an infinity would become NaN elsewhere."""
+    kernel, stride, dilation = attrs["kernel"], attrs["stride"], attrs["dilation"]
+    wide = _wide(x)[0]
+    assert wide is not None
+    parts = wide.unflatten(-1, (prod(kernel), -1))
+    span = [(n - 1) * s + 1 for n, s in zip(x.shape[1:-1], stride, strict=True)]  # of one tap, from its first cell
+    reach = [d * (k - 1) + o for d, k, o in zip(dilation, kernel, attrs["output_padding"], strict=True)]
+    whole = parts.new_zeros((x.shape[0], *(n + r for n, r in zip(span, reach, strict=True)), parts.shape[-1]))
+    for tap, place in enumerate(product(*(range(k) for k in kernel))):
+        first = [i * d for i, d in zip(place, dilation, strict=True)]
+        cells = tuple(slice(f, f + n, s) for f, n, s in zip(first, span, stride, strict=True))
+        whole[(slice(None), *cells)] += parts[..., tap, :]
+    inner = tuple(slice(p, size - p) for p, size in zip(attrs["padding"], whole.shape[1:-1], strict=True))
+    return whole[(slice(None), *inner)].to(x.dtype)
 
 
 def _max_pool(attrs: Attrs, x: Tensor) -> Tensor:

@@ -318,7 +318,9 @@ KernelSpec = (
     | LinearSpec
     | MatmulSpec
     | AttentionSpec
-    | WindowSpec | GroupStatsSpec | RecurrentSpec
+    | WindowSpec
+    | GroupStatsSpec
+    | RecurrentSpec
     | CustomSpec
     | ScanSpec
     | SortSpec

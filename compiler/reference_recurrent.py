@@ -8,7 +8,9 @@ from torch import Tensor
 from .reference import REFERENCE, Attrs
 
 
-def _cell(cell: str, x: Tensor, product: Tensor, h: Tensor, c: Tensor | None, bias: Tensor | None) -> tuple[Tensor, ...]:
+def _cell(
+    cell: str, x: Tensor, product: Tensor, h: Tensor, c: Tensor | None, bias: Tensor | None
+) -> tuple[Tensor, ...]:
     """One step: the gates' shares of the input and of the state to the next (h,) or (h, c)."""
     if cell == "lstm":
         assert c is not None

@@ -90,7 +90,9 @@ def test_adaptive_pooling_to_a_divisor_of_a_size_that_varies() -> None:
 
 
 def test_adaptive_pooling_of_a_size_that_varies_and_does_not_divide() -> None:
-    captured = capture(Adaptive(3).eval(), (torch.randn(2, 3, 9, 7),), dynamic_shapes=({2: Dim("height", min=3, max=20)},))
+    captured = capture(
+        Adaptive(3).eval(), (torch.randn(2, 3, 9, 7),), dynamic_shapes=({2: Dim("height", min=3, max=20)},)
+    )
     for height in (3, 9, 10, 13, 20):
         x = torch.randn(2, 3, height, 7)
         for want, got in zip(Adaptive(3)(x), interpret(captured.graph, {"x": x.numpy()}), strict=True):

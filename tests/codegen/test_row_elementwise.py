@@ -19,7 +19,8 @@ _BITWISE = [op for op in BINARY if op.startswith("bitwise")]
 _UNARY = {
     "f": ("neg", "abs", "sign", "relu", "floor", "ceil", "round", "trunc", "square", "sqrt", "rsqrt", "reciprocal", "exp",
           "expm1", "exp2", "log", "log2", "log1p", "sin", "cos", "tan", "atan", "sinh", "cosh", "tanh", "sigmoid", "erf",
-          "log10", "asin", "acos", "asinh", "acosh", "atanh", "erfc", "erfinv", "lgamma", "silu", "hardswish", "hardsigmoid", "mish", "isnan", "isinf", "logical_not"),
+          "log10", "asin", "acos", "asinh", "acosh", "atanh", "erfc", "erfinv", "lgamma", "silu", "hardswish",
+          "hardsigmoid", "mish", "isnan", "isinf", "logical_not"),
     "i": ("neg", "abs", "sign", "relu", "floor", "round", "square", "bitwise_not", "logical_not", "isnan"),
     "b": ("logical_not", "bitwise_not"),
 }  # fmt: skip

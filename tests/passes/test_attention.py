@@ -78,15 +78,13 @@ SPELLINGS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
         torch.softmax(torch.einsum("bqhd,bkhd->bhqk", q.transpose(1, 2), k.transpose(1, 2)) * 0.3, -1),
         v.transpose(1, 2),
     ),
-    "scale in front of the heads": lambda q, k, v: torch.softmax(
-        (q.transpose(1, 2).reshape(B, S, H * D) * 0.3).view(B, S, H, D).transpose(1, 2) @ k.mT, -1
-    ) @ v,
+    "scale in front of the heads": lambda q, k, v: (
+        torch.softmax((q.transpose(1, 2).reshape(B, S, H * D) * 0.3).view(B, S, H, D).transpose(1, 2) @ k.mT, -1) @ v
+    ),
     "scale on both by its root": lambda q, k, v: torch.softmax((q * D**-0.25) @ (k.mT * D**-0.25), -1) @ v,
     "softmax in f64": lambda q, k, v: torch.softmax((q @ k.mT * 0.3).double(), -1).float() @ v,
     "dropout": lambda q, k, v: torch.nn.functional.dropout(torch.softmax(q @ k.mT * 0.3, -1), 0.1, False) @ v,
-    "windows": lambda q, k, v: (
-        torch.softmax((q @ k.mT * 0.3).view(1, B, H, S, T), -1).view(B, H, S, T) @ v
-    ),
+    "windows": lambda q, k, v: torch.softmax((q @ k.mT * 0.3).view(1, B, H, S, T), -1).view(B, H, S, T) @ v,
     "no batch": lambda q, k, v: torch.softmax(q[0, 0] @ k[0, 0].mT * 0.3, -1) @ v[0, 0],
     "sdpa": lambda q, k, v: torch.nn.functional.scaled_dot_product_attention(q, k, v),
 }

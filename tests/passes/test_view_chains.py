@@ -38,7 +38,8 @@ def linear(x: Tensor) -> Tensor:
 #: x [batch, sequence, E] -> the ops that are left.
 CHAINS: dict[str, tuple[Callable[[Tensor], Any], dict[str, int]]] = {
     "there and back": (
-        lambda x: x.transpose(0, 1).reshape(x.shape[1], x.shape[0] * E).view(x.shape[1], -1, E).transpose(0, 1).relu(), {"relu": 1},
+        lambda x: x.transpose(0, 1).reshape(x.shape[1], x.shape[0] * E).view(x.shape[1], -1, E).transpose(0, 1).relu(),
+        {"relu": 1},
     ),
     "heads sequence first": (
         lambda x: x.transpose(0, 1).reshape(x.shape[1], x.shape[0] * 3, 4).transpose(0, 1).view(x.shape[0], 3, -1, 4),

@@ -165,7 +165,6 @@ def test_a_kernel_has_a_largest_size() -> None:
     assert kernels(g, max_nodes=4) == ["tanh+tanh+tanh+tanh"] * 2 + ["tanh+tanh"]
 
 
-
 def test_nothing_to_fuse_is_no_change() -> None:
     g = Sketch()
     g.output(g("reshape", g.input(B, 8), shape=(8 * B,)))

@@ -17,7 +17,8 @@ from ..compiler.ops import is_elementwise
 _APART = frozenset({
     "layer_norm", "rms_norm", "group_norm", "group_stats", "batch_norm", "linear", "qlinear", "matmul", "conv",
     "conv_transpose", "fold", "max_pool", "avg_pool", "attention", "embedding", "reshape", "transpose", "expand",
-    "constant", "full", "quantize_dynamic", "quantize", "dequantize", "reduce_sum", "reduce_mean", "reduce_max", "reduce_min", "reduce_prod", "reduce_any", "reduce_all",
+    "constant", "full", "quantize_dynamic", "quantize", "dequantize", "reduce_sum",
+    "reduce_mean", "reduce_max", "reduce_min", "reduce_prod", "reduce_any", "reduce_all",
 })  # fmt: skip
 #: Ops that are apart unless their axis is the batch.
 _ALONG = frozenset({

@@ -94,7 +94,7 @@ class ProgramBuilder:
             self.writer.env[node.output] = self.number(node.attrs["value"], node.output.dtype)
         elif not self._positions(node.output):
             start, step = (float(node.attrs[name]) for name in ("start", "step"))
-            at = self._position_along(len(self.space) - 1)
+            at: Arg = 0 if node.output.shape[0] == 1 else self._position_along(len(self.space) - 1)
             wide = self.writer.emit("mul", self.writer.emit("cast", at, domain="f64"), step, domain="f64")
             value = self.writer.emit("add", wide, start, domain="f64")
             self.writer.env[node.output] = self.writer.emit("cast", value, domain=domain(node.output.dtype))
@@ -112,7 +112,8 @@ class ProgramBuilder:
         run = sequence(self.low.graph, value)
         if run is None or not _generated(value):
             return False
-        at: Arg = self._position_along(len(self.space) - value.type.rank + run.axis)
+        # a sequence of one number stands at every place of an axis that it is broadcast along
+        at: Arg = 0 if run.length == 1 else self._position_along(len(self.space) - value.type.rank + run.axis)
         if run.step != 1:
             at = self.writer.emit("mul", at, run.step, domain="i64")
         if run.start != 0:

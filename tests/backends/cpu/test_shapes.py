@@ -257,6 +257,20 @@ def generated_along_other_axes(g: Sketch) -> list[Value]:
 
 
 @TABLE.case
+def generated_and_broadcast(g: Sketch) -> list[Value]:
+    """A sequence of one number is that number everywhere, whichever axis it is broadcast along."""
+    x = g.input(B, S, 1)
+    one = g("arange", start=5, end=6)
+    half = g("arange", start=0.5, end=1.0, step=0.5, dtype=F32)
+    return [
+        g("add", x, g("cast", g("reshape", one, shape=(1, 1)), dtype=F32)), g("mul", x, g("cast", one, dtype=F32)),
+        g("add", g("reshape", one, shape=(1, 1)), g("reshape", g("arange", end=S), shape=(S, 1))),
+        g("add", g.input(B, S), g("reshape", half, shape=(1, 1))), g("add", g.input(B, S), half),
+        g("add", one, g.input(B, 3, dtype=I64)),
+    ]  # fmt: skip
+
+
+@TABLE.case
 def rank_zero(g: Sketch) -> list[Value]:
     x = g.input()
     return [

@@ -274,9 +274,11 @@ def apply_rules(graph: Graph, rules: Iterable[RewriteRule], context: PassContext
             "a rewrite that yields what its pattern matches never ends",
         )
     context.at(None)
+    # told before the sweep: a miss may name a constant that only what was rewritten had read
+    misses = {r.name: r.matcher.nearest(graph) for r in compiled if not fired[r.name]}
     if any(fired.values()):
         graph.sweep()
-    return Result(fired, {r.name: r.matcher.nearest(graph) for r in compiled if not fired[r.name]})
+    return Result(fired, misses)
 
 
 class _Compiled:

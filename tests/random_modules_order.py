@@ -22,9 +22,10 @@ def order(g: Grower, x: Val) -> Val:
     if kind == "topk":
         most = min(lane[0].shape[at] for lane in x.data)
         count = g.pick.randint(1, min(most, 4))
-        return g.add(
-            f"torch.topk({n}, {count}, dim={at}{g.pick.choice(['', ', largest=False'])})", x, exact=True, count=2
-        )[0]
+        found = f"torch.topk({n}, {count}, dim={at}{g.pick.choice(['', ', largest=False'])})"
+        if g.special or any((lane[0].sort(dim=at)[0].diff(dim=at) == 0).any() for lane in x.data):
+            return g.add(f"{found}.values", x, exact=True)  # which of two equal numbers it is, torch does not say
+        return g.add(found, x, exact=True, count=2)[0]
     if kind == "argsort":
         return g.add(f"torch.argsort({n}, dim={at}, stable=True{down})", x, exact=True)
     if kind == "bucketize":

@@ -552,3 +552,12 @@ def test_the_result_prints_as_before_and_after() -> None:
         "  return %gelu",
         "}",
     ]
+
+
+def test_a_miss_may_name_a_constant_that_a_rewrite_left_without_readers() -> None:
+    other = rule(lambda self, op, x: op.mul(x, op.sigmoid(op.mul(x, 1.5))), name="other")
+    graph = gelu_graph()
+    result = apply_rules(graph, [other, QuickGelu()])
+    assert result.fired == {"other": 0, "quick-gelu": 1}
+    assert not graph.constants
+    assert "found the constant 1.702" in str(result.misses["other"])

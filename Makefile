@@ -9,7 +9,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet -c constraints.txt $(if $(INDEX),--extra-index-url $(INDEX))
 STAMP  := $(VENV)/.installed
 PLUGIN := $(VENV)/.plugin
-# Arguments for pytest: make test ARGS="-k attention -x"
+# Arguments for pytest: make test ARGS="-k attention -x"; -n 0 runs everything in one process.
 ARGS   ?=
 
 .DEFAULT_GOAL := help
@@ -39,7 +39,7 @@ demo: $(STAMP)  ## compile the real MiniLM, check it against PyTorch, run it, pr
 	$(BIN)/python examples/search.py minilm.planish
 
 test: $(PLUGIN)  ## every test, the slow ones included; ARGS="-m 'not slow'" leaves them out
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: $(STAMP)  ## formatting, lint, types, layering
 	$(BIN)/ruff format --check .

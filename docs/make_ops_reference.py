@@ -214,7 +214,7 @@ def verdict(op: Any) -> str:
         return "refused: it is of training"
     if packet.startswith("sym_"):
         return "captured: a size becomes a dimension"
-    if name.endswith(".out"):
+    if op._schema.is_mutable:
         return "refused: it writes to a tensor that it is given (torch.export leaves none)"
     handler = HANDLERS.get(name)
     if handler is not None and getattr(handler, "__name__", "") in ("_depends_on_data", "_item"):
@@ -230,13 +230,14 @@ def verdict(op: Any) -> str:
 
 def core_ops() -> list[Any]:
     """torch's core ATen set."""
+    # by the dispatcher, not by dir(torch.ops.aten): that one lists what this process happens to have touched
+    names = sorted({name for name in torch._C._dispatch_get_all_op_names() if name.startswith("aten::")})
     found = []
-    for packet in sorted(dir(torch.ops.aten)):
-        overloads = getattr(getattr(torch.ops.aten, packet), "overloads", None)
-        for overload in sorted(overloads()) if callable(overloads) else ():
-            op = getattr(getattr(torch.ops.aten, packet), overload)
-            if torch.Tag.core in op.tags:
-                found.append(op)
+    for name in names:
+        packet, _, overload = name.removeprefix("aten::").partition(".")
+        op = getattr(getattr(torch.ops.aten, packet, None), overload or "default", None)
+        if op is not None and torch.Tag.core in op.tags:
+            found.append(op)
     return found
 
 

@@ -7,6 +7,9 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+import torch
+
 from planish.compiler.ops import OPS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,6 +27,8 @@ def script() -> ModuleType:
 
 
 def test_the_reference_of_the_ops_is_up_to_date() -> None:
+    if f"torch=={torch.__version__.split('+')[0]}\n" not in (ROOT / "constraints.txt").read_text():
+        pytest.skip("the page lists the ops of the torch that constraints.txt pins")
     text = script().text()
     assert (ROOT / "docs" / "ops.md").read_text() == text, "run make docs"
     missing = [op for op in OPS if "::" not in op and f"\n| `{op}` |" not in text]

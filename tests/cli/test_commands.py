@@ -416,6 +416,7 @@ def test_ctrl_c_leaves_nothing_behind(folder: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # the shell of a background job ignores it
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "started\n"

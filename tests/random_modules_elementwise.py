@@ -189,6 +189,8 @@ def binary(g: Grower, x: Val) -> Val:
                               "torch.addcdiv({0}, {0}, {1}.abs() + 1.0)", "torch.hypot({}, {})", "F.silu({}) * {}",
                               "F.gelu({}) * {}",
                               "{} * torch.sigmoid({})"])  # fmt: skip
+    if "sigmoid" in text and not y.is_float:
+        raise Rejected("the sigmoid of integers is rounded to float32, whatever the result is")
     exact = (whole and "/ (" not in text.replace("//", "")) or "imum" in text
     return g.add(text.format(a, b), x, y, exact=exact)
 

@@ -126,6 +126,8 @@ class Grower:
         Raises:
             Rejected: it is not, or torch refuses it.
         """
+        if self.special and "gelu" in text:
+            raise Rejected("torch's gelu of infinity is NaN or infinity, by the layout of its operand")
         names = tuple(self.name() for _ in range(count))
         target = names[0] if count == 1 else ", ".join(names)
         statement = Statement(f"{target} = {text}", names, tuple(dict.fromkeys(v.name for v in reads)), exact, weighs)

@@ -21,9 +21,9 @@ from op_samples import SAMPLES, Sample  # type: ignore[import-not-found]  # noqa
 
 from planish.backends.cpu.backend import BACKEND  # noqa: E402
 from planish.codegen.render import render_kernel  # noqa: E402
-from planish.compiler.capture.exporting import decompositions  # noqa: E402
-from planish.compiler.capture.lowering import HANDLERS, is_random  # noqa: E402
-from planish.compiler.capture.torch_export import TABLES  # noqa: E402
+from planish.compiler.capture.decomposing import decompositions  # noqa: E402
+from planish.compiler.capture.lowering import is_random  # noqa: E402
+from planish.compiler.capture.torch_export import HANDLERS  # noqa: E402
 from planish.compiler.errors import LoweringError, PassError  # noqa: E402
 from planish.compiler.graph import Graph  # noqa: E402
 from planish.compiler.interpret import interpret  # noqa: E402
@@ -111,7 +111,6 @@ def mentioned(handler: Any, packet: str, depth: int = 2) -> set[str]:
 
 def sources() -> dict[str, list[str]]:
     """Per op the ATen packets that become it."""
-    assert TABLES, "the handlers are registered when their modules are imported"
     result: dict[str, set[str]] = {name: set() for name in OPS}
     for name, handler in HANDLERS.items():
         packet = name.split(".")[1]

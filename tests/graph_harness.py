@@ -189,7 +189,11 @@ def join(programs: Mapping[str, Program], level: str) -> Program:
 
 def load_program(program: Program, threads: int = 1) -> Model:
     """The program, built and loaded; its outputs come back in a dict."""
-    binary, source = BACKEND.build(program)
+    return load_binary(program, *BACKEND.build(program), threads)
+
+
+def load_binary(program: Program, binary: bytes, source: str, threads: int) -> Model:
+    """A program that was built already, loaded; its outputs come back in a dict."""
     level = levels.level(program.isa)
     unit = UnitPart(
         f"cpu-{program.isa}", binary, source, describe(program), program.weights, platform.machine(), level.cpu_flags

@@ -6,8 +6,6 @@ lanes of ``random_modules``; integers and booleans are equal.
 
 from __future__ import annotations
 
-import platform
-import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,19 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 from capture.oracle import flat_inputs, rebuilt
-from graph_harness import BOUNDS, join, optimised
+from graph_harness import BOUNDS, join, load_binary, optimised
 from random_modules import NOISE, SIZES, Env, Loaded, Program, lanes_of
 from torch import Tensor
 from torch.utils import _pytree as pytree
-from unit_harness import host_binary
 
-import planish
-from planish.backends.cpu import isa as levels
 from planish.backends.cpu import toolchain
 from planish.backends.cpu.backend import BACKEND
 from planish.codegen.program import Program as Lowered
-from planish.codegen.unit import describe, host_source, render_unit
-from planish.compiler.artifact import HostPart, Package, UnitPart
+from planish.codegen.unit import render_unit
 from planish.compiler.capture.exporting import inference
 from planish.compiler.capture.torch_export import Captured, capture
 from planish.compiler.errors import CaptureError, ToolchainError
@@ -198,23 +192,13 @@ def prepare(program: Program, level: str) -> Case | Outcome:
 def load(lowered: Lowered, flags: Sequence[str], threads: int) -> Model:
     """A program, built with these compiler flags and loaded; its outputs come back in a dict."""
     source = render_unit(lowered)
-    level = levels.level(lowered.isa)
     try:
         binary = toolchain.build(source, lowered.isa, extra_flags=tuple(flags)).read_bytes()
     except ToolchainError:  # without optimisation g++ 12 fails now and then: "unrecognizable insn"
         if "-O0" not in flags:
             raise
         binary = toolchain.build(source, lowered.isa, extra_flags=("-O1",)).read_bytes()
-    unit = UnitPart(
-        f"cpu-{lowered.isa}", binary, source, describe(lowered), lowered.weights, platform.machine(), level.cpu_flags
-    )
-    names = [port.name for port in lowered.outputs]
-    structure = {"kind": "dict", "keys": names, "items": [{"kind": "tensor", "index": i} for i in range(len(names))]}
-    host = HostPart(host_binary(), host_source(), platform.machine())
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.planish"
-        Package(name="fuzz", units=[unit], hosts=[host], structure=structure).save(path)
-        return planish.load(path, threads=threads)
+    return load_binary(lowered, binary, source, threads)
 
 
 def run_together(cases: Mapping[str, Case], level: str, flags: Sequence[str], threads: int) -> None:

@@ -69,8 +69,8 @@ class CpuBackend:
         try:
             from ...compiler.pass_protocol import PassContext
 
-            ChannelsLast().run(piece, PassContext())
-            Legalize().run(piece, PassContext())
+            for p in self.passes(target)["legalize"]:
+                p.run(piece, PassContext())
             self.lower(piece, target)
         except LoweringError as error:
             return error.message

@@ -119,11 +119,17 @@ def _widened(b: Builder, value: Value) -> Value:
     return b("cast", value, dtype=DType.f32)
 
 
+def _filters(b: Builder, node: Node, w: Value) -> np.ndarray | None:
+    """The filters of a convolution that has a channels-last form; None if it has none."""
+    array = b.graph.array(w)
+    return None if array is None or node.output.type.rank > 5 or 0 in array.shape else array
+
+
 def _conv(walk: _Walk, b: Builder, node: Node) -> Value | None:
     x, w, *rest = node.inputs
     assert x is not None and w is not None
-    array = b.graph.array(w)
-    if array is None or node.output.type.rank > 5 or 0 in array.shape:
+    array = _filters(b, node, w)
+    if array is None:
         return None
     bias = rest[0] if rest else None
     source, padding, high = _with_padding(b, node, walk.last(b, x))
@@ -159,8 +165,8 @@ def _conv_transpose(walk: _Walk, b: Builder, node: Node) -> Value | None:
     """A linear that gives every position its window, and the sum of the windows; groups: a convolution of spread-out x."""
     x, w, *rest = node.inputs
     assert x is not None and w is not None
-    array = b.graph.array(w)
-    if array is None or node.output.type.rank > 5 or 0 in array.shape:
+    array = _filters(b, node, w)
+    if array is None:
         return None
     bias = rest[0] if rest else None
     source, attrs = walk.last(b, x), node.attrs

@@ -17,12 +17,12 @@ def _grouped(b: Lowering, self: Value, mat2: Value, offs: Value | None, bias: Va
     """
     if offs is None or self.type.rank != 2 or mat2.type.rank != 3 or bias is not None:
         raise Unsupported("only rows [rows, in] with weights [experts, in, out] and offsets are supported")
-    rows = self.shape[0]
+    rows, experts = self.shape[0], _count(mat2)
     numbers = b.emit("arange", end=rows, dtype=offs.dtype)
     expert = b.emit("searchsorted", offs, numbers, right=True, dtype=DType.i64)
     # rows behind the last group are zeros in torch, whatever they hold
-    beyond = b.emit("ge", expert, b.scalar(_count(mat2), DType.i64))
-    weights = b.emit("gather", mat2, b.emit("minimum", expert, b.scalar(_count(mat2) - 1, DType.i64)), axis=0)
+    beyond = b.emit("ge", expert, b.scalar(experts, DType.i64))
+    weights = b.emit("gather", mat2, b.emit("minimum", expert, b.scalar(experts - 1, DType.i64)), axis=0)
     product = b.reshape(b.emit("matmul", b.reshape(self, (rows, 1, self.shape[1])), weights), (rows, mat2.shape[2]))
     return b.emit("where", b.reshape(beyond, (rows, 1)), b.scalar(0.0, product.dtype), product)
 

@@ -11,6 +11,7 @@ from itertools import islice, product
 from typing import Any
 
 import torch
+from torch._decomp import decomposition_table as _FURTHER
 from torch.export import ExportedProgram
 
 from ..errors import CaptureError
@@ -43,6 +44,22 @@ def decompose(program: ExportedProgram, table: Mapping[Any, Any], debug: bool = 
                 "let fewer dimensions vary, or narrow their bounds",
             )
     return result
+
+
+def decompositions(targets: Sequence[Any]) -> dict[Any, Any]:
+    """torch's own decompositions of ``targets``, as far as there are any."""
+    table = torch.export.default_decompositions()
+    found: dict[Any, Any] = {}
+    for target in targets:
+        if not isinstance(target, torch._ops.OpOverload):
+            continue
+        if target in table:
+            found[target] = table[target]
+        elif target in _FURTHER:
+            found[target] = _FURTHER[target]
+        elif torch._C._dispatch_has_kernel_for_dispatch_key(target.name(), "CompositeImplicitAutograd"):
+            found[target] = target.decompose
+    return found
 
 
 def _environment(program: ExportedProgram) -> Any:

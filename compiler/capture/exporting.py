@@ -10,14 +10,13 @@ import re
 import traceback
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from pathlib import Path
 from types import CodeType
 from typing import Any
 
 import torch
-from torch._decomp import decomposition_table as _FURTHER
 from torch.export import ExportedProgram
 
 from ..errors import CaptureError
@@ -277,19 +276,3 @@ def _violated(text: str) -> CaptureError:
         dict.fromkeys(re.findall(r"not every (\w+) satisfies", reason), "")
         | dict(line.split(" = ", 1) for line in lines if " = " in line),
     )
-
-
-def decompositions(targets: Sequence[Any]) -> dict[Any, Any]:
-    """torch's own decompositions of ``targets``, as far as there are any."""
-    table = torch.export.default_decompositions()
-    found: dict[Any, Any] = {}
-    for target in targets:
-        if not isinstance(target, torch._ops.OpOverload):
-            continue
-        if target in table:
-            found[target] = table[target]
-        elif target in _FURTHER:
-            found[target] = _FURTHER[target]
-        elif torch._C._dispatch_has_kernel_for_dispatch_key(target.name(), "CompositeImplicitAutograd"):
-            found[target] = target.decompose
-    return found

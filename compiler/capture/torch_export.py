@@ -20,7 +20,7 @@ from ..errors import CaptureError, PlanishError, UsageError
 from ..graph import Graph, Value
 from ..profile import phase
 from ..types import DType, TensorType
-from . import (
+from . import (  # noqa: F401  (they register their handlers)
     aten_anchor,
     aten_bag,
     aten_create,
@@ -38,32 +38,15 @@ from . import (
 )
 from .admission import admit
 from .custom import unregistered_hint
-from .decomposing import decompose
+from .decomposing import decompose, decompositions
 from .examples import DerivedShapes, Varying, arguments, parameter_names, varying_axes, widened
-from .exporting import decompositions, export, export_derived, load
+from .exporting import export, export_derived, load
 from .locations import assign_names
 from .lowering import HANDLERS, Failure, Lowering
 from .mutation import needs_functionalization
 from .structure import Structure, input_names, output_names, structure_of
 from .symbols import SymbolTable, Unsupported, name_symbols
 from .weights import dtype_of, to_numpy
-
-TABLES = (
-    aten_anchor,
-    aten_bag,
-    aten_create,
-    aten_distance,
-    aten_elementwise,
-    aten_experts,
-    aten_index,
-    aten_order,
-    aten_recurrent,
-    aten_reduce,
-    aten_resample,
-    aten_scatter,
-    aten_shape,
-    aten_spatial,
-)
 
 
 @dataclass(frozen=True)

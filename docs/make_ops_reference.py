@@ -24,6 +24,7 @@ from planish.codegen.render import render_kernel  # noqa: E402
 from planish.compiler.capture.decomposing import decompositions  # noqa: E402
 from planish.compiler.capture.lowering import is_random  # noqa: E402
 from planish.compiler.capture.torch_export import HANDLERS  # noqa: E402
+from planish.compiler.custom_ops import custom_op  # noqa: E402
 from planish.compiler.errors import LoweringError, PassError  # noqa: E402
 from planish.compiler.graph import Graph  # noqa: E402
 from planish.compiler.interpret import interpret  # noqa: E402
@@ -184,10 +185,11 @@ def _groups() -> dict[str, list[str]]:
     texts = {part: inspect.getsource(import_module(f"planish.compiler.ops_{part}")) for part in MODULES}
     result: dict[str, list[str]] = {part: [] for part in MODULES}
     for op in OPS:
+        if custom_op(op) is not None:
+            continue  # a plugin's
         inferred = (schema(op).infer.__module__ or "").rsplit("ops_", 1)[-1]
         named = [part for part in MODULES if f'"{op}"' in texts[part]]
-        if "::" not in op:
-            result[inferred if inferred in MODULES else named[0]].append(op)
+        result[inferred if inferred in MODULES else named[0]].append(op)
     return result
 
 

@@ -97,8 +97,9 @@ def test_passes_lowering_and_rendering_are_linear(
 #: Makes a model, compiles it for each precision and saves that; prints, in bytes, the weights and the most the process had
 #: held by the end of each.
 MEMORY = """
-import json, resource, sys
+import json, sys
 import torch, planish
+from planish.compiler.profile import peak_bytes
 
 with torch.no_grad():
     model = torch.nn.Sequential(*(
@@ -110,7 +111,7 @@ for precision in sys.argv[2:]:
         model, (torch.randn(2, 8, 1024),), dynamic_shapes=[{0: batch}], target="cpu:avx2", precision=precision
     )
     artifact.save(sys.argv[1])
-    found[precision] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    found[precision] = peak_bytes()
     del artifact
 print(json.dumps([sum(4 * p.numel() for p in model.parameters()), found]))
 """

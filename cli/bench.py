@@ -11,13 +11,13 @@ from typing import Annotated, Any
 
 import typer
 
+from ..runtime.timing import Times, interleaved
 from .feed import Arrays, Signature, Sizes, by_name, from_file, made_up, resized, shown
 from .loading import open_model
 from .memory import measure as measure_memory
 from .options import ArtifactFile, Debug, Dims, Json, Task, Threads, parse_dims
 from .output import print_facts, print_heading, print_json, print_table, rate, seconds, size
 from .source import load_source
-from .timing import Times, interleaved
 from .verify import source_call
 
 TOP_KERNELS = 12

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PlanishError
+from ..runtime.timing import interleaved
 from .compare import compare
 from .feed import Signature, Sizes, by_name, resized, shown
 from .loading import open_model
 from .output import seconds
 from .source import Source
-from .timing import interleaved
 from .verify import run_source, source_call
 
 

@@ -9,8 +9,8 @@ import pytest
 from planish.backends.cpu import peaks as peaks_module
 from planish.backends.cpu.isa import available
 from planish.backends.cpu.peaks import Peaks, measure, peaks, source
-from planish.cli.timing import interleaved
 from planish.codegen.specs import ISA_LEVELS
+from planish.runtime.timing import interleaved
 
 PEAKS = Peaks("avx2", 1, 100.0, 200.0, 400.0, ((10, 50.0), (100, 5.0)))
 

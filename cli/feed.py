@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from ..compiler.dims import Bounds, Dim, Expr, evaluate, parse, symbols
+from ..compiler.dims import Bounds, Dim, evaluate, parse
 from ..compiler.errors import PlanishError, UsageError
 from ..compiler.options import nearest
+from ..compiler.sizes import Sizes, sizes_of
+from ..compiler.sizes import resized as sized
 from .compare import leaves
 
 Arrays = dict[str, np.ndarray]
-Sizes = dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,7 @@ class Signature:
 
     def sizes_of(self, arrays: Arrays) -> Sizes:
         """The value that each symbol has in ``arrays``; those that no input shows alone are left out."""
-        found: Sizes = {}
-        for port in self.inputs:
-            for dim, size in zip(port.shape, arrays[port.name].shape, strict=False) if port.name in arrays else ():
-                if isinstance(dim, Expr) and len(names := symbols(dim)) == 1:
-                    (name,) = names
-                    value = _solved(dim, name, int(size))
-                    if value is not None:
-                        found.setdefault(name, value)
-        return found
+        return sizes_of(self.inputs, arrays)
 
     def usual(self) -> Sizes:
         """Sizes to measure at where nothing else is known: one sample, and 128 along every other dynamic dimension."""
@@ -70,15 +63,6 @@ class Signature:
             name: max(low, min(high, 1 if "batch" in name or i == 0 else 128))
             for i, (name, (low, high)) in enumerate(self.symbols.items())
         }
-
-
-def _solved(dim: Expr, name: str, size: int) -> int | None:
-    """The symbol's value for which ``dim``, a multiple of it plus a number (``320*frames``), is ``size``; None if unknown."""
-    at = [evaluate(dim, {name: value}) for value in (0, 1, 2)]
-    step = at[1] - at[0]
-    if step == 0 or at[2] - at[1] != step or (size - at[0]) % step:
-        return None
-    return (size - at[0]) // step
 
 
 def by_name(signature: Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Arrays:
@@ -128,16 +112,7 @@ def from_file(path: Path) -> Arrays:
 
 def resized(signature: Signature, arrays: Arrays, sizes: Sizes) -> Arrays:
     """The same data with other sizes of the dynamic dimensions: cut where too long, repeated where too short."""
-    known = {**signature.sizes_of(arrays), **sizes}
-    result: Arrays = {}
-    for port in signature.inputs:
-        array = arrays[port.name]
-        for axis, dim in enumerate(port.shape):
-            size = evaluate(dim, known)
-            if size != array.shape[axis]:
-                array = np.take(array, np.arange(size) % array.shape[axis], axis=axis)
-        result[port.name] = np.ascontiguousarray(array)
-    return result
+    return sized(signature.inputs, arrays, sizes)
 
 
 def made_up(signature: Signature, sizes: Sizes, seed: int = 0) -> Arrays:

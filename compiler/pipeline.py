@@ -235,6 +235,28 @@ class Pipeline:
             f"there is no pass {name!r} in the pipeline", nearest(name, {*self.slots, *(q.name for q in self)})
         )
 
+    def until(self, name: str) -> Pipeline:
+        """What comes in front of the first pass ``name``.
+
+        Raises:
+            UsageError: there is no such pass outside of a slot.
+        """
+        return Pipeline(self.items[: self._position(name)])
+
+    def since(self, name: str) -> Pipeline:
+        """The first pass ``name`` and all that comes behind it.
+
+        Raises:
+            UsageError: there is no such pass outside of a slot.
+        """
+        return Pipeline(self.items[self._position(name) :])
+
+    def _position(self, name: str) -> int:
+        at = next((i for i, item in enumerate(self.items) if item.name == name), None)
+        if at is None:
+            raise UsageError(f"there is no pass {name!r} in the pipeline", nearest(name, {p.name for p in self}))
+        return at
+
     # -- running ---------------------------------------------------------------------------------------------------
     def run(
         self, graph: Graph, context: PassContext | None = None, instruments: Sequence[Instrument] = ()

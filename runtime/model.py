@@ -192,6 +192,17 @@ class Model:
                 pool.wake()
         return self._build(outputs)
 
+    def flat(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """The outputs in the order of :attr:`outputs`, without the structure that the source gives them.
+
+        Raises:
+            InputError, RunError: as for a call.
+        """
+        arrays = [as_array(v, p) for v, p in zip(self._collect((), inputs), self.inputs, strict=True)]
+        outputs = [_empty(*output) for output in self._signature(tuple(array.shape for array in arrays)).outputs]
+        self(*arrays, out=outputs)
+        return outputs
+
     def _collect(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         return collect(self.inputs, args, kwargs, self.manifest.get("absent_inputs", ()))
 

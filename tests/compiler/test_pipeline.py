@@ -393,3 +393,12 @@ def test_numeric_check_finds_the_pass_that_changes_the_numbers() -> None:
 def test_passes_satisfy_the_protocol() -> None:
     passes: list[Pass] = [Canonicalize(), Fuse(), DoubleNeg(), as_pass([DoubleNeg(), NegRelu()])]
     assert [p.version for p in passes] == [1, 3, 1, 2]
+
+
+def test_a_pipeline_in_two() -> None:
+    pipeline = Pipeline((Fuse(max_nodes=1), Slot("custom", (Fuse(),)), Fuse(max_nodes=2)))
+    assert str(pipeline.until("custom")) == "fuse{max-nodes=1}"
+    assert str(pipeline.since("custom")) == "@custom(fuse),fuse{max-nodes=2}"
+    assert pipeline.since("fuse") == pipeline and len(pipeline.until("fuse")) == 0
+    with pytest.raises(UsageError, match="no pass 'quantise' in the pipeline"):
+        pipeline.until("quantise")

@@ -323,3 +323,15 @@ def test_a_closed_model(tmp_path: Path) -> None:
     for call in (lambda: model(X), bound, lambda: model.bind(X), model.warmup):
         with pytest.raises(planish.RunError, match="the model is closed"):
             call()
+
+
+def test_flat_outputs_come_in_their_order(encoder: Model) -> None:
+    ids = np.arange(6).reshape(2, 3)
+    mask = np.ones((2, 3), np.int64)
+    outputs = encoder.flat({"attention_mask": mask, "input_ids": ids})
+    called = encoder(input_ids=ids, attention_mask=mask)
+    assert [o.shape for o in outputs] == [(2, 3, 4), (2, 3)]
+    assert np.array_equal(outputs[0], np.arange(40, dtype=np.float32).reshape(10, 4)[ids])
+    assert len(outputs) == len(encoder.outputs) and called is not None
+    with pytest.raises(planish.InputError):
+        encoder.flat({"input_ids": ids})

@@ -64,11 +64,29 @@ def _quantize_dynamic(node: Node) -> list[TensorType]:
 
 
 def _quantize(node: Node) -> list[TensorType]:
+    if node.attrs["dtype"] not in (DType.i8, DType.u8, DType.i16):
+        raise fail(node, f"it cannot quantise to {node.attrs['dtype']}; it has i8, u8 and i16")
     return [TensorType(node.attrs["dtype"], type_of(node.inputs[0]).shape)]
 
 
+def scale_group(q: TensorType, scale: TensorType) -> int | None:
+    """How many neighbours along the last axis share an element of ``scale``, where it has one for each group; None where
+    ``scale`` broadcasts to ``q`` as numpy does it."""
+    if not q.rank or q.rank != scale.rank:
+        return None
+    length, groups = q.shape[-1], scale.shape[-1]
+    if not isinstance(length, int) or not isinstance(groups, int) or groups in (0, 1, length) or length % groups:
+        return None
+    return length // groups
+
+
 def _dequantize(node: Node) -> list[TensorType]:
-    return [TensorType(DType.f32, broadcast(node, [v.shape for v in node.operands]))]
+    q = type_of(node.inputs[0])
+    shapes = [q.shape]
+    for value in node.operands[1:]:
+        grouped = scale_group(q, value.type) is not None
+        shapes.append((*value.shape[:-1], q.shape[-1]) if grouped else value.shape)
+    return [TensorType(DType.f32, broadcast(node, shapes))]
 
 
 def _matmul_flops(node: Node) -> Dim:
@@ -135,4 +153,12 @@ define(
     attrs={"dtype": DType.i8},
     flops=3,
 )
-define("dequantize", "q scale zero_point?", _dequantize, "(q - zero_point) * scale in f32", flops=2)
+define(
+    "dequantize",
+    "q scale zero_point?",
+    _dequantize,
+    "(q - zero_point) * scale in f32; a scale (or zero point) whose last axis is n times shorter than that of q serves n "
+    "neighbours each",
+    version=2,
+    flops=2,
+)

@@ -11,12 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .dims import Dim
+from .dims import Dim, floordiv
 from .errors import PassError
 from .graph import Node, Value
 from .types import DType, TensorType
 
 REQUIRED = object()
+#: Ops that i4 data may pass through, and those that read it.
+_TAKES_I4 = frozenset({"constant", "fused", "reshape", "dequantize", "qlinear"})
 Infer = Callable[[Node], Sequence[TensorType]]
 
 
@@ -120,7 +122,10 @@ def infer(node: Node) -> Sequence[TensorType]:
     for name, value in zip(spec.inputs, node.inputs, strict=False):
         if value is None and not name.endswith(("?", "*")):
             raise PassError(f"{node.op}: operand {name!r} is missing")
-    return spec.infer(node)
+    types = spec.infer(node)
+    if node.op not in _TAKES_I4 and any(t.dtype is DType.i4 for t in (*(v.type for v in node.operands), *types)):
+        raise fail(node, "i4 is for weights alone, which dequantize turns into numbers to compute with")
+    return types
 
 
 def cost(node: Node) -> Cost:
@@ -144,6 +149,8 @@ def _bytes_read(node: Node, value: Value, number: int) -> Dim:
             return sum((r.output.type.bytes for r in readers), start=0)
     elif _looks_up(node, value):
         return node.output.type.bytes
+    if value.dtype is DType.i4:  # kernels read two to a byte
+        return floordiv(value.type.elements + 1, 2)
     return value.type.bytes
 
 

@@ -22,7 +22,7 @@ Reference = Callable[..., "Tensor | tuple[Tensor, ...]"]
 TORCH = {
     DType.f64: torch.float64, DType.f32: torch.float32, DType.f16: torch.float16, DType.bf16: torch.bfloat16,
     DType.i64: torch.int64, DType.i32: torch.int32, DType.i16: torch.int16, DType.i8: torch.int8, DType.u8: torch.uint8,
-    DType.bool: torch.bool,
+    DType.i4: torch.int8, DType.bool: torch.bool,
 }  # fmt: skip
 
 REFERENCE: dict[str, Reference] = {}
@@ -279,8 +279,15 @@ def _quantize(attrs: Attrs, x: Tensor, scale: Tensor, zero_point: Tensor | None 
 
 @_reference("dequantize")
 def _dequantize(attrs: Attrs, q: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Tensor:
-    wide = q.float() if zero_point is None else q.float() - zero_point.float()
-    return wide * scale
+    wide = q.float() if zero_point is None else q.float() - over_groups(zero_point, q).float()
+    return wide * over_groups(scale, q)
+
+
+def over_groups(scale: Tensor, q: Tensor) -> Tensor:
+    """``scale`` with an element for each of ``q`` along the last axis, where it has one for each group of neighbours."""
+    if q.dim() == 0 or scale.dim() != q.dim() or scale.shape[-1] in (0, 1, q.shape[-1]):
+        return scale
+    return scale.repeat_interleave(q.shape[-1] // scale.shape[-1], -1)
 
 
 def results(value: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -66,7 +66,7 @@ def _node_lines(graph: Graph, node: Node, printed: set[str], provenance: bool, i
         ref = node.attrs["ref"]
         array = graph.constants.get(ref)
         text = f"{results} = constant {json.dumps(ref)}"
-        fits = array is not None and (stored(array), array.shape) == (node.attrs["dtype"], node.attrs["shape"])
+        fits = array is not None and (array.dtype, array.shape) == (node.attrs["dtype"].numpy, node.attrs["shape"])
         if array is not None and fits and ref not in printed:
             printed.add(ref)
             text += f" {print_data(array, inline)}"

@@ -83,10 +83,17 @@ def print_data(array: np.ndarray, inline: int) -> str:
 
 
 def numbers(values: Sequence[Any], dtype: DType) -> np.ndarray:
-    """A flat array of ``dtype`` as it is stored."""
+    """A flat array of ``dtype`` as it is stored.
+
+    Raises:
+        OverflowError: a number is outside of its range.
+    """
     if dtype is DType.bf16:
         return float_to_bf16(np.array(values, np.float32))
-    return np.array(values, dtype.numpy)
+    array = np.array(values, dtype.numpy)
+    if dtype is DType.i4 and array.size and (array.min() < -8 or array.max() > 7):
+        raise OverflowError("i4 holds -8 to 7")
+    return array
 
 
 def _literal(text: str) -> Any:

@@ -14,7 +14,11 @@ _Bool = bool  # inside DType, `bool` is a member
 
 
 class DType(StrEnum):
-    """An element type. ``bf16`` has no numpy type: its arrays are ``uint16`` holding the upper half of the float32."""
+    """An element type. ``bf16`` has no numpy type: its arrays are ``uint16`` holding the upper half of the float32.
+
+    ``i4`` (-8 .. 7, quantised weights) has none either: its arrays are ``int8``; only the weights that kernels read hold two
+    to a byte.
+    """
 
     f64 = "f64"
     f32 = "f32"
@@ -24,12 +28,13 @@ class DType(StrEnum):
     i32 = "i32"
     i16 = "i16"
     i8 = "i8"
+    i4 = "i4"
     u8 = "u8"
     bool = "bool"
 
     @property
     def size(self) -> int:
-        """Bytes per element."""
+        """Bytes per element of an array; that of i4 is held in a byte."""
         return {"f64": 8, "i64": 8, "f32": 4, "i32": 4, "f16": 2, "bf16": 2, "i16": 2}.get(self.value, 1)
 
     @property
@@ -42,19 +47,19 @@ class DType(StrEnum):
 
     @property
     def numpy(self) -> np.dtype:
-        """The numpy type that holds it (``uint16`` for bf16)."""
+        """The numpy type that holds it (``uint16`` for bf16, ``int8`` for i4)."""
         names = {"f64": "f8", "f32": "f4", "f16": "f2", "bf16": "u2", "i64": "i8", "i32": "i4", "i16": "i2"}
-        return np.dtype({**names, "i8": "i1", "u8": "u1", "bool": "?"}[self.value])
+        return np.dtype({**names, "i8": "i1", "i4": "i1", "u8": "u1", "bool": "?"}[self.value])
 
     @staticmethod
     def of(array: np.ndarray) -> DType:
-        """The element type of a numpy array (never bf16).
+        """The element type of a numpy array (never bf16 or i4).
 
         Raises:
             TypeError: numpy type without a counterpart.
         """
         for dtype in DType:
-            if dtype is not DType.bf16 and dtype.numpy == array.dtype:
+            if dtype not in (DType.bf16, DType.i4) and dtype.numpy == array.dtype:
                 return dtype
         raise TypeError(f"arrays of {array.dtype} are not supported")
 

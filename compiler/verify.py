@@ -135,6 +135,8 @@ def constants_present(graph: Graph, known: Mapping[str, Symbol]) -> Iterator[Fin
         elif array.dtype != dtype.numpy or array.shape != node.attrs["shape"]:
             wanted = f"{dtype.numpy}{list(node.attrs['shape'])}"
             yield node, f"the data {node.attrs['ref']!r} are {array.dtype}{list(array.shape)}, not {wanted}"
+        elif dtype is DType.i4 and array.size and (array.min() < -8 or array.max() > 7):
+            yield node, f"the data {node.attrs['ref']!r} leave the range of i4, -8 to 7"
 
 
 def symbols_known(graph: Graph, known: Mapping[str, Symbol]) -> Iterator[Finding]:

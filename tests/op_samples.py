@@ -18,8 +18,8 @@ from planish.compiler.graph import Value
 from planish.compiler.ops import OPS, REDUCTIONS, SCANS, SCATTER_REDUCTIONS, schema
 from planish.compiler.types import DType, float_to_bf16
 
-F64, F32, F16, BF16, I64, I32, I16, I8, U8, BOOL = (
-    DType(n) for n in ("f64", "f32", "f16", "bf16", "i64", "i32", "i16", "i8", "u8", "bool")
+F64, F32, F16, BF16, I64, I32, I16, I8, I4, U8, BOOL = (
+    DType(n) for n in ("f64", "f32", "f16", "bf16", "i64", "i32", "i16", "i8", "i4", "u8", "bool")
 )
 FLOATS, INTEGERS = (F32, BF16), (I64, I32)
 NUMBERS = FLOATS + INTEGERS
@@ -94,7 +94,7 @@ def draw(rng: np.random.Generator, shape: tuple[int, ...], operand: In, dtype: D
     if dtype is BOOL:
         return rng.random(shape) < 0.5
     if dtype.is_integer:
-        low, high = {"positive": (1, 6), "ties": (-2, 3)}.get(operand.kind, (-9, 10))
+        low, high = {"positive": (1, 6), "ties": (-2, 3)}.get(operand.kind, (-8, 8) if dtype is I4 else (-9, 10))
         array = rng.integers(max(low, np.iinfo(dtype.numpy).min) if dtype is not U8 else 0, high, shape)
         return (np.sort(array, -1) if operand.kind == "sorted" else array).astype(dtype.numpy)
     x = rng.standard_normal(shape)
@@ -260,6 +260,9 @@ sample("quantize_dynamic", In((B, 3, 9)))
 sample("quantize", In((B, 3, 9)), Const((1,), "positive"), dtypes=(F32,), dtype=I8)
 sample("quantize", In((B, 3, 9)), Const((1,), "positive"), Const((1,), "few", U8, high=200), dtypes=(F32,), dtype=U8)
 sample("dequantize", In((B, 3, 9), dtype=I8), Const((9,), "positive"), dtypes=(F32,))
+sample("dequantize", In((B, 3, 9), dtype=I8), In((B, 3, 3), "positive"), Const((1, 3, 3), dtype=I8), dtypes=(F32,))
+sample("dequantize", In((B, 12), dtype=I8), In((B, 3), "positive"), Const((1, 2), dtype=I8), dtypes=(F32,))
+sample("dequantize", Const((4, 12), dtype=I4), Const((4, 3), "positive"), dtypes=(F32,))
 
 #: Ops whose samples are other ops: a constant is data, a fused node its region, and both are in every compiled graph.
 STRUCTURE = frozenset({"constant", "fused"})

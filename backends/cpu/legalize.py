@@ -16,6 +16,7 @@ from ...compiler.pass_protocol import PassContext, PassResult
 from ...compiler.types import DType
 from .builder import Builder
 from .custom_ops import cpp_op, widen
+from .legalize_quantised import legal_dequantize
 from .legalize_spatial import LEGAL_SPATIAL
 from .lower_recurrent import legal_recurrent
 
@@ -270,7 +271,7 @@ LEGAL: dict[str, Legal] = {
     **dict.fromkeys(REDUCTIONS, _reduction), "softmax": _along_axis, "log_softmax": _along_axis, "layer_norm": _layer_norm,
     "group_norm": _group_norm, "batch_norm": _batch_norm, "scatter": _scatter, "argmax": _arg_reduce, "argmin": _arg_reduce,
     "matmul": _matmul, "linear": _linear, "attention": _attention, **LEGAL_SPATIAL,
-    "recurrent": legal_recurrent, "pad": _pad, "rotary": _rotary,
+    "recurrent": legal_recurrent, "pad": _pad, "rotary": _rotary, "dequantize": legal_dequantize,
 }  # fmt: skip
 
 

@@ -62,6 +62,8 @@ class Lowering:
         """How elements of ``value`` are stored: int8 that only int8 linears read is biased by 128 (see ``specs``)."""
         if value.dtype is DType.i8 and value not in self.graph.outputs and biased(value):
             return "i8b"
+        if value.dtype is DType.i4:
+            return "i8"  # a constant that no linear has packed
         return value.dtype.value  # type: ignore[return-value]
 
     def view(self, value: Value) -> View:
@@ -244,8 +246,8 @@ class Lowering:
                     value.dtype,
                     self.storage(value),
                     owner,
-                    value.dtype.value,
-                )  # type: ignore[arg-type]
+                    value.dtype.value,  # type: ignore[arg-type]
+                )
         return program
 
     def _node(self, node: Node) -> None:

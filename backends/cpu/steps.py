@@ -38,7 +38,7 @@ def domain(dtype: DType) -> Domain:
     """The type in which values of ``dtype`` are computed."""
     if dtype in (DType.f16, DType.bf16, DType.f32):
         return "f32"
-    if dtype in (DType.i8, DType.u8, DType.i16, DType.i32):
+    if dtype in (DType.i4, DType.i8, DType.u8, DType.i16, DType.i32):
         return "i32"
     return {DType.f64: "f64", DType.i64: "i64", DType.bool: "bool"}[dtype]  # type: ignore[return-value]
 

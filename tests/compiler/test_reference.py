@@ -2,11 +2,51 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from planish.compiler.errors import PassError
+from planish.compiler.graph import Graph
+from planish.compiler.interpret import interpret
+from planish.compiler.ops_anchor import scale_group
 from planish.compiler.reference import REFERENCE
+from planish.compiler.types import DType, TensorType
+
+
+def test_a_scale_serves_a_group_of_neighbours() -> None:
+    rng = np.random.default_rng(0)
+    q = rng.integers(-8, 8, (5, 24)).astype(np.int8)
+    for groups in (1, 2, 3, 8, 24):
+        scale = rng.uniform(0.5, 2, (5, groups)).astype(np.float32)
+        graph = Graph()
+        w = graph.add_constant(q, "w", DType.i4)
+        s = graph.add_constant(scale, "s")
+        graph.outputs = [graph.insert("dequantize", [w, s]).output]
+        assert graph.outputs[0].type == TensorType(DType.f32, (5, 24))
+        assert scale_group(w.type, s.type) == (None if groups in (1, 24) else 24 // groups)
+        (got,) = interpret(graph, {})
+        np.testing.assert_array_equal(got, q.astype(np.float32) * np.repeat(scale, 24 // groups, 1))
+
+
+def test_a_scale_that_divides_nothing_is_refused() -> None:
+    graph = Graph()
+    w = graph.add_constant(np.zeros((5, 24), np.int8), "w", DType.i4)
+    s = graph.add_constant(np.ones((5, 7), np.float32), "s")
+    with pytest.raises(PassError, match="do not broadcast"):
+        graph.insert("dequantize", [w, s])
+
+
+def test_four_bits_are_for_weights() -> None:
+    graph = Graph()
+    w = graph.add_constant(np.zeros((5, 24), np.int8), "w", DType.i4)
+    for op, operands in (("add", [w, w]), ("neg", [w]), ("linear", [w, w])):
+        with pytest.raises(PassError, match="i4 is for weights alone"):
+            graph.insert(op, operands)
+    with pytest.raises(PassError, match="i4 is for weights alone"):
+        graph.insert("cast", [graph.insert("dequantize", [w, graph.add_constant(np.ones(1, np.float32), "s")]).output],
+                     {"dtype": DType.i4})  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,21 @@ def test_constants_survive_to_the_bit(array: np.ndarray) -> None:
         assert again.constants[ref].tobytes() == array.tobytes()
 
 
+def test_four_bit_constants_keep_their_type_and_range() -> None:
+    graph = Graph()
+    small, big = (np.resize(np.arange(-8, 8, dtype=np.int8), n) for n in (16, 4096))
+    graph.outputs = [graph.add_constant(a, n, DType.i4) for n, a in (("small", small), ("big", big))]
+    text = print_graph(graph)
+    assert "[-8, -7" in text and "i4[16]" in text and "i8" not in text
+    again = parse_graph(text, {"big": big})
+    assert difference(graph, again, names=True) is None
+    assert [v.dtype for v in again.outputs] == [DType.i4, DType.i4]
+    verify(again)
+    for number in ("8", "-9"):
+        with pytest.raises(UsageError, match=r"the data do not fit i4\[16\]"):
+            parse_graph(text.replace("[-8,", f"[{number},"), {"big": big})
+
+
 def test_large_constants_come_from_outside() -> None:
     graph = Graph()
     big = np.arange(100, dtype=np.float32)

@@ -100,6 +100,10 @@ def data_no_array(g: Graph) -> None:
     g.constants["w"] = [1.0]  # type: ignore[assignment]
 
 
+def data_out_of_range(g: Graph) -> None:
+    g.add_constant(np.array([7, 8], np.int8), "q", DType.i4)
+
+
 def negative_size(g: Graph) -> None:
     g.states[0].type = TensorType(DType.f32, (-1,))
 
@@ -161,6 +165,7 @@ BROKEN: list[tuple[Callable[[Graph], None], str]] = [
     (data_gone, "constants-present does not hold at constant: the data 'w' are missing"),
     (data_of_another_shape, "the data 'w' are float32[2, 3], not float32[3, 2]"),
     (data_no_array, "the data 'w' are a list"),
+    (data_out_of_range, "constants-present does not hold at constant: the data 'q' leave the range of i4"),
     (negative_size, "shapes-sensible does not hold at the graph: %cache has the size -1"),
     (undeclared_symbol, "symbols-known does not hold at the graph: %x has the unknown symbol 's'"),
     (

@@ -16,12 +16,12 @@ from .graph import Graph, Node
 from .options import nearest
 from .precision import (
     PRECISIONS,
-    Kind,
     Precision,
     Scheme,
     expand,
     find_precision,
-    kind_of,
+    kind_of_node,
+    no_kernel,
     precision_data,
     precision_from,
 )  # fmt: skip
@@ -32,14 +32,32 @@ __all__ = ["PRECISIONS", "Plan", "Precision", "Resolution", "Rule", "Scheme", "f
 
 @dataclass(frozen=True)
 class Rule:
-    """Source names that match ``pattern`` (a glob; ``*`` spans dots) compute in ``precision``."""
+    """Source names that match ``pattern`` (a glob; ``*`` spans dots) compute in ``precision``.
+
+    Attributes:
+        weights: the method that makes the low-precision weights (``rtn``, ``smoothquant``, ``gptq``); None is the default of
+            the precision.
+        observer: how the range of a static activation is found (``minmax``, ``percentile``, ``mse``, ``entropy``); None lets
+            the output error on the calibration data decide.
+    """
 
     pattern: str
     precision: Precision
+    weights: str | None = None
+    observer: str | None = None
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the pattern is one source name: no wildcard but escaped ones, as ``glob.escape`` writes them. Only such
+        a rule decides an embedding."""
+        return not set("*?[") & set(_ESCAPED.sub("", self.pattern))
 
     def matches(self, name: str) -> bool:
         """Whether the source name ``name`` matches."""
         return _compiled(self.pattern).fullmatch(name) is not None
+
+
+_ESCAPED = re.compile(r"\[[*?[]\]")
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
@@ -53,16 +71,27 @@ class Resolution:
     Attributes:
         precisions: the precision of every node but constants.
         expansion: pattern -> kind of op -> name of the precision it got, for the manifest.
-        conflicts: nodes that stand for sources with different precisions, in words; the node's own name decided.
+        rules: the rule that decided about a node; nodes that no rule matches are not in it.
+        conflicts: nodes that stand for sources with different precisions, in words; the node's own name decided, or where
+            that is no source name the first source.
+        unmet: nodes asked for by name that are computed in another precision than the rule says, in words.
     """
 
     precisions: dict[Node, Precision]
     expansion: dict[str, dict[str, str]]
+    rules: dict[Node, Rule] = field(default_factory=dict)
     conflicts: tuple[str, ...] = ()
+    unmet: tuple[str, ...] = ()
 
     def by_source(self) -> dict[str, str]:
-        """Source name -> name of its precision, for every linear and attention: what passes look up in their context."""
-        decided = {n: p.name for n, p in self.precisions.items() if kind_of(n.op) != "rest"}
+        """Source name -> name of its precision, for every linear, convolution and attention, and for the embeddings that are
+        not f32: what the manifest records."""
+        kinds = {n: kind_of_node(n) for n in self.precisions}
+        decided = {
+            n: p.name
+            for n, p in self.precisions.items()
+            if kinds[n] != "rest" and (kinds[n] != "embedding" or p.name != "f32")
+        }
         merged = {source: name for node, name in decided.items() for source in node.sources}
         return {**merged, **{node.name: name for node, name in decided.items() if node.name}}
 
@@ -171,11 +200,12 @@ class Plan:
         for rule in self.rules:
             value = _toml(precision_data(rule.precision))
             lines += ["", "[[rule]]", f"match = {_toml(rule.pattern)}", f"precision = {value}"]
+            lines += [f"{key} = {_toml(text)}" for key, text in _methods(rule).items()]
         return "\n".join(lines) + "\n"
 
     def to_data(self) -> list[dict[str, Any]]:
         """The plan as JSON-able data, for the manifest."""
-        return [{"match": r.pattern, "precision": precision_data(r.precision)} for r in self.rules]
+        return [{"match": r.pattern, "precision": precision_data(r.precision), **_methods(r)} for r in self.rules]
 
     def __str__(self) -> str:
         if [r.pattern for r in self.rules] == ["*"]:
@@ -212,53 +242,92 @@ class Plan:
                     f"the pattern {rule.pattern!r} matches no part of the model", _nearest_source(rule, names)
                 )
 
+    def decides(self, node: Node) -> tuple[Rule | None, list[Rule | None]]:
+        """The rule that decides about ``node``, and those of all its sources: the rule of its own name, or of its first source
+        where several became one under a new name (Q, K and V)."""
+        of_sources = [self.rule_for(source) for source in node.sources]
+        if node.name and (node.name in node.sources or not node.sources):
+            return self.rule_for(node.name), of_sources
+        return (of_sources[0] if of_sources else None), of_sources
+
     def resolve(self, graph: Graph, target: Target | Capabilities) -> Resolution:
         """The precision of every node of ``graph`` on ``target``.
 
-        A node is looked up by its name; the precision of its rule is expanded by kind of op (see ``precision.expand``).
+        The precision of a node's rule (see :meth:`decides`) is expanded by kind of op (see ``precision.expand``).
 
         Raises:
             UsageError: a pattern matches nothing, or the target cannot compute in a precision.
         """
         self.check(graph)
-        capabilities = target.capabilities() if isinstance(target, Target) else target
-        default = Rule("*", PRECISIONS["f32"])
-        expansions: dict[Rule, dict[Kind, Precision]] = {}
-        for rule in (*self.rules, default):
-            try:
-                expansions[rule] = expand(rule.precision, capabilities)
-            except UsageError as error:
-                if isinstance(target, Target):
-                    raise UsageError(
-                        error.message.replace("the target", f"the target {target}", 1), error.hint
-                    ) from None
+        try:
+            return self._resolve(graph, target.capabilities() if isinstance(target, Target) else target)
+        except UsageError as error:
+            if not isinstance(target, Target):
                 raise
+            raise UsageError(error.message.replace("the target", f"the target {target}", 1), error.hint) from None
+
+    def _resolve(self, graph: Graph, capabilities: Capabilities) -> Resolution:
+        default = Rule("*", PRECISIONS["f32"])
+        expansions = {
+            rule: expand(rule.precision, capabilities, exact=rule.is_exact) for rule in (*self.rules, default)
+        }
         precisions: dict[Node, Precision] = {}
+        rules: dict[Node, Rule] = {}
         conflicts: list[str] = []
+        unmet: list[str] = []
         for node in graph.nodes:
             if node.op == "constant":
                 continue
-            kind = kind_of(node.op)
+            kind = kind_of_node(node)
             name = node.name or (node.sources[0] if node.sources else "")
-            rule = self.rule_for(name) or default
+            found, of_sources = self.decides(node)
+            rule = found or default
+            if kind not in expansions[rule]:
+                raise no_kernel(rule.precision, capabilities)
             precisions[node] = expansions[rule][kind]
-            if kind != "rest":
-                wanted = {s: expansions[self.rule_for(s) or default][kind] for s in node.sources}
-                if len(set(wanted.values())) > 1:
-                    words = ", ".join(f"{p} for {s}" for s, p in wanted.items())
-                    conflicts.append(
-                        f"{name} stands for sources of different precision ({words}); it is {precisions[node]}"
-                    )
+            if kind == "rest":
+                continue
+            if found is not None:
+                rules[node] = found
+            if rule.is_exact and kind != "attention" and precisions[node] != rule.precision:
+                unmet.append(
+                    f"{name} is computed in {precisions[node]}: there is no {kind} in {rule.precision} on this target"
+                )
+            wanted = {
+                source: expansions[of or default].get(kind, (of or default).precision)
+                for source, of in zip(node.sources, of_sources, strict=True)
+            }
+            if len(set(wanted.values())) > 1:
+                words = ", ".join(f"{p} for {s}" for s, p in wanted.items())
+                conflicts.append(
+                    f"{name} stands for sources of different precision ({words}); it is {precisions[node]}"
+                )
         recorded: dict[str, dict[str, str]] = {}
         for rule, kinds in expansions.items():
             recorded.setdefault(rule.pattern, {str(kind): p.name for kind, p in kinds.items()})
-        return Resolution(precisions, recorded, tuple(conflicts))
+        return Resolution(precisions, recorded, rules, tuple(conflicts), tuple(unmet))
+
+
+#: The keys of a rule in TOML and JSON.
+_KEYS = ("match", "precision", "weights", "observer")
+
+
+def _methods(rule: Rule) -> dict[str, str]:
+    found = {"weights": rule.weights, "observer": rule.observer}
+    return {key: text for key, text in found.items() if text is not None}
 
 
 def _rule(number: int, data: Any) -> Rule:
-    if not isinstance(data, Mapping) or set(data) != {"match", "precision"} or not isinstance(data["match"], str):
-        raise UsageError(f"rule {number + 1} must have exactly `match` and `precision`")
-    return Rule(data["match"], precision_from(data["precision"]))
+    where = f"rule {number + 1}"
+    if not isinstance(data, Mapping) or not {"match", "precision"} <= set(data) or not isinstance(data["match"], str):
+        raise UsageError(f"{where} must have exactly `match` and `precision`", "and may have `weights` and `observer`")
+    for key in data:
+        if key not in _KEYS:
+            raise UsageError(f"{where} has an unknown key {key!r}", nearest(str(key), _KEYS))
+    for key in ("weights", "observer"):
+        if not isinstance(data.get(key, ""), str):
+            raise UsageError(f"{where} has {key} = {data[key]!r}", f"{key} is the name of a method, as text")
+    return Rule(data["match"], precision_from(data["precision"]), data.get("weights"), data.get("observer"))
 
 
 def _source_names(graph: Graph) -> list[str]:

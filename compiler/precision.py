@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from .errors import UsageError
+from .graph import Node
 from .options import nearest
 from .target import Capabilities
 from .types import DType
 
 Granularity = Literal["tensor", "channel", "row", "group"]
 #: Kinds of op that a precision decides; everything else is ``rest``.
-Kind = Literal["linear", "attention", "rest"]
+Kind = Literal["linear", "conv", "attention", "embedding", "rest"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Scheme:
     """How one tensor is stored.
 
     Attributes:
-        dtype: element type; ``i4`` and ``fp8`` are known by name only.
+        dtype: element type; ``fp8`` is known by name only.
         granularity: what shares a scale: the tensor, an output channel of a weight, a row of activations, or
             ``group_size`` neighbours of a row. None for a float type, which has no scale.
         group_size: elements per group; 0 without groups.
@@ -64,10 +65,20 @@ def _float(name: str, dtype: str | None = None) -> Precision:
 
 
 _I8_CHANNEL = Scheme("i8", "channel")
-_I4_GROUP = Scheme("i4", "group", 128)
+_I8_ROW = Scheme("i8", "row", dynamic=True)
+_A16 = Scheme("bf16")
+
+
+def _grouped(activation: str, scheme: Scheme, accumulator: DType) -> list[Precision]:
+    """int4 weights in groups of 128 neighbours of a row (the plain name), 64 and 32."""
+    return [
+        Precision(f"w4{activation}{suffix}", Scheme("i4", "group", size), scheme, accumulator)
+        for suffix, size in (("", 128), ("-g64", 64), ("-g32", 32))
+    ]
+
 
 #: The named precisions. Output is f32 throughout: the residual stream, norms and embeddings stay f32, and a store is
-#: narrowed by fusion where every reader rounds to the narrower type anyway.
+#: narrowed by fusion where every reader rounds to the narrower type anyway. ``a16`` is bfloat16: what CPUs multiply.
 PRECISIONS: dict[str, Precision] = {
     p.name: p
     for p in (
@@ -75,11 +86,11 @@ PRECISIONS: dict[str, Precision] = {
         _float("bf16"),
         _float("f16"),
         _float("fp8"),
-        Precision("w8a8", _I8_CHANNEL, Scheme("i8", "tensor"), DType.i32),
-        Precision("w8a8-dynamic", _I8_CHANNEL, Scheme("i8", "row", dynamic=True), DType.i32),
-        Precision("w4a16", _I4_GROUP, Scheme("f16")),
-        Precision("w4a8", _I4_GROUP, Scheme("i8", "row", dynamic=True), DType.i32),
-        Precision("w8a16", _I8_CHANNEL, Scheme("f16")),
+        Precision("w8a8", _I8_CHANNEL, Scheme("i8", "tensor", symmetric=False), DType.i32),
+        Precision("w8a8-dynamic", _I8_CHANNEL, _I8_ROW, DType.i32),
+        Precision("w8a16", _I8_CHANNEL, _A16),
+        *_grouped("a16", _A16, DType.f32),
+        *_grouped("a8", _I8_ROW, DType.i32),
     )
 }
 
@@ -121,30 +132,75 @@ def find_precision(name: str) -> Precision:
 
 
 def kind_of(op: str) -> Kind:
-    """Which part of a shorthand decides about ``op``."""
-    if op in ("linear", "qlinear", "conv"):
+    """Which part of a shorthand decides about every node of ``op``; whether a lookup is an embedding depends on the node
+    (:func:`kind_of_node`)."""
+    if op in ("linear", "qlinear"):
         return "linear"
+    if op == "conv":
+        return "conv"
     return "attention" if op == "attention" else "rest"
 
 
-def expand(precision: Precision, capabilities: Capabilities) -> dict[Kind, Precision]:
-    """What a shorthand means on a target.
+def kind_of_node(node: Node) -> Kind:
+    """Which part of a shorthand decides about ``node``: a lookup of rows in a constant matrix of floats is an ``embedding``."""
+    if node.op not in ("embedding", "gather"):
+        return kind_of(node.op)
+    table = node.inputs[0]
+    if table is None or table.node is None or table.node.op != "constant":
+        return "rest"
+    rows = node.op == "embedding" or node.attrs["axis"] % max(table.type.rank, 1) == 0
+    return "embedding" if rows and table.type.rank == 2 and table.dtype.is_float else "rest"
 
-    ``w8a8-dynamic``: linears w8a8-dynamic; attention bf16 where the target has it, else f32; the rest f32. The same holds
-    for every precision below f32: it is for linears; attention becomes bf16 where the target has it (f32 otherwise); norms,
+
+def candidates(kind: Kind, capabilities: Capabilities) -> tuple[str, ...]:
+    """The precisions that a target offers for a kind of op, ``f32`` always among them.
+
+    A target that says nothing of convolutions computes them in f32 and, where it has bf16 linears, in bf16; one that says
+    nothing of embeddings looks rows up in f32.
+    """
+    if kind == "conv" and "conv" not in capabilities.precisions:
+        found = tuple(name for name in capabilities.of("linear") if name in ("f32", "bf16"))
+    elif kind in ("embedding", "rest"):
+        found = capabilities.precisions.get(kind, ())
+    else:
+        found = capabilities.of(kind)
+    return found if "f32" in found else ("f32", *found)
+
+
+def expand(precision: Precision, capabilities: Capabilities, *, exact: bool = False) -> dict[Kind, Precision]:
+    """What a precision means for every kind of op on a target.
+
+    A shorthand (``exact=False``: the whole model, or all that a wildcard matches) is for linears. Convolutions take it where
+    the target has it for them and are f32 otherwise; attention becomes bf16 where the target has it (f32 otherwise); norms,
     embeddings and the residual stream stay f32.
 
+    The name of one node (``exact=True``) also decides an embedding; a kind that the target cannot compute in ``precision`` and
+    that has no fallback of the kinds above is left out.
+
     Raises:
-        UsageError: the target has no kernel for a linear of this precision.
+        UsageError: the target has no kernel for a linear of this precision (with ``exact``: for no kind of op).
     """
     f32 = PRECISIONS["f32"]
-    there = capabilities.of("linear")
-    if precision.name not in there:
-        raise UsageError(
-            f"the target has no kernel for a linear in {precision.name}", f"it has {', '.join(there) or 'none'}"
-        )
-    below = precision.name != "f32" and "bf16" in capabilities.of("attention")
-    return {"linear": precision, "attention": PRECISIONS["bf16"] if below else f32, "rest": f32}
+    offered = {kind: candidates(kind, capabilities) for kind in ("linear", "conv", "attention", "embedding")}
+    there = offered["linear"] if capabilities.of("linear") else ()
+    kinds = [kind for kind, names in offered.items() if precision.name in names]
+    if not kinds or ("linear" not in kinds and not exact):
+        raise no_kernel(precision, capabilities)
+    found: dict[Kind, Precision] = {}
+    if precision.name in there:
+        found["linear"] = precision
+    found["conv"] = precision if "conv" in kinds else f32
+    below = precision.name != "f32" and "bf16" in offered["attention"]
+    found["attention"] = PRECISIONS["bf16"] if below else f32
+    found["embedding"] = precision if exact and "embedding" in kinds else f32
+    found["rest"] = f32
+    return found
+
+
+def no_kernel(precision: Precision, capabilities: Capabilities) -> UsageError:
+    """The error that a target has no linear of ``precision``."""
+    there = ", ".join(capabilities.of("linear"))
+    return UsageError(f"the target has no kernel for a linear in {precision.name}", f"it has {there or 'none'}")
 
 
 def precision_data(precision: Precision) -> str | dict[str, Any]:

@@ -12,7 +12,7 @@ from ..compiler.graph import Graph, Node, Value
 from ..compiler.pass_protocol import PassContext, PassResult
 from .canonicalize import hoist_constants
 from .fusion import VIEWS
-from .precision import precision_of
+from .precision import choice_of
 
 
 def _only_viewed(graph: Graph, value: Value) -> bool:
@@ -44,11 +44,12 @@ class MergeLinear:
 
     def _may_merge(self, graph: Graph, linears: list[Node], context: PassContext) -> bool:
         names = ", ".join(n.name for n in linears)
-        precisions = {str(precision_of(context, n)) for n in linears}
-        if len(precisions) > 1:
+        choices = {choice_of(context, n) for n in linears}
+        if len(choices) > 1:
+            precisions = sorted({choice.precision for choice in choices})
+            what = "precisions" if len(precisions) > 1 else "methods for"
             context.note(
-                f"{names} stay apart: the plan gives them different precisions ({', '.join(sorted(precisions))})",
-                kind="miss",
+                f"{names} stay apart: the plan gives them different {what} ({', '.join(precisions)})", kind="miss"
             )
             return False
         if any(graph.array(n.inputs[1]) is None for n in linears) or len({n.attrs["out_dtype"] for n in linears}) > 1:

@@ -10,31 +10,55 @@ from ..compiler.errors import PassError
 from ..compiler.graph import Graph, Node
 from ..compiler.pass_protocol import PassContext, PassResult
 from ..compiler.plan import Plan
+from ..compiler.precision import Kind, kind_of_node
 
 #: Keys of ``PassContext.data``. PLAN: the plan as given. PRECISION: source name -> name of the precision, written by
-#: resolve-plan. EXPANSION: how a shorthand was expanded, for the manifest. CALIBRATION: a list of example inputs, each a
-#: mapping of input name to array.
+#: resolve-plan for reports; CHOICES: (kind of op, source name) -> :class:`Choice`, written by resolve-plan for passes.
+#: EXPANSION: how a shorthand was expanded, for the manifest. CALIBRATION: a list of example inputs, each a mapping of input
+#: name to array. WEIGHTS: a ``weights.store.WeightStore`` kept across the builds of one search; without it a pass makes its own.
 PLAN = "plan"
 PRECISION = "precision"
+CHOICES = "choices"
 EXPANSION = "expansion"
 CALIBRATION = "calibration"
+WEIGHTS = "weights"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the plan says about a node: the name of its precision, and the methods asked for (None: the default ones)."""
+
+    precision: str = "f32"
+    weights: str | None = None
+    observer: str | None = None
+
+
+def choice_of(context: PassContext, node: Node) -> Choice:
+    """What the plan says about ``node``; plain ``f32`` where it is silent.
+
+    A linear and an attention of one module may share their source name, so a node is looked up by its kind and name.
+    """
+    choices: Mapping[tuple[Kind, str], Choice] | None = context.data.get(CHOICES)
+    names = (node.name, *node.sources)
+    if choices is not None:
+        kind = kind_of_node(node)
+        return next((choices[kind, name] for name in names if (kind, name) in choices), Choice())
+    plan: Mapping[str, str] = context.data.get(PRECISION, {})
+    return next((Choice(plan[name]) for name in names if name in plan), Choice())
 
 
 def precision_of(context: PassContext, node: Node) -> str:
-    """The precision of ``node`` by the plan; ``f32`` where the plan is silent."""
-    plan: Mapping[str, str] = context.data.get(PRECISION, {})
-    for name in (node.name, *node.sources):
-        if name in plan:
-            return plan[name]
-    return "f32"
+    """The name of the precision of ``node`` by the plan; ``f32`` where the plan is silent."""
+    return choice_of(context, node).precision
 
 
 @dataclass(frozen=True)
 class ResolvePlan:
-    """Look up every linear and attention in the plan, while nodes still are what the source model calls them."""
+    """Look up every linear, convolution, attention and embedding in the plan, while nodes still are what the source model
+    calls them."""
 
     name: ClassVar[str] = "resolve-plan"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         plan = context.data.get(PLAN, Plan())
@@ -43,6 +67,19 @@ class ResolvePlan:
         resolution = plan.resolve(graph, context.target)
         context.data[PRECISION] = resolution.by_source()
         context.data[EXPANSION] = resolution.expansion
+        choices: dict[tuple[Kind, str], Choice] = {}
+        for node, precision in resolution.precisions.items():
+            kind = kind_of_node(node)
+            if kind != "rest":
+                rule = resolution.rules.get(node)
+                choice = Choice(precision.name, rule.weights, rule.observer) if rule else Choice(precision.name)
+                for source in node.sources:
+                    choices.setdefault((kind, source), choice)
+                if node.name:
+                    choices[kind, node.name] = choice
+        context.data[CHOICES] = choices
         for conflict in resolution.conflicts:
             context.note(conflict, kind="warning")
+        for words in resolution.unmet:
+            context.note(words, kind="miss")
         return PassResult(False)

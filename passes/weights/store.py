@@ -1,0 +1,65 @@
+"""What weight methods found, kept for the next build: statistics of inputs, smoothing, ranges, quantised weights."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar, cast
+
+import numpy as np
+
+T = TypeVar("T")
+
+
+def digest(*arrays: np.ndarray) -> str:
+    """A name for the data of ``arrays``: equal for equal dtype, shape and elements."""
+    found = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        found.update(f"{array.dtype.str}{array.shape}".encode())
+        found.update(np.ascontiguousarray(array).data if array.size else b"")
+    return found.hexdigest()
+
+
+class WeightStore:
+    """A memo that the builds of one search share; every entry is made once, also when two threads ask for it at once.
+
+    Attributes:
+        made: how many entries were computed.
+        reused: how many requests found theirs.
+    """
+
+    def __init__(self) -> None:
+        self.made = 0
+        self.reused = 0
+        self._entries: dict[Hashable, Any] = {}
+        self._making: dict[Hashable, threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def __contains__(self, key: Hashable) -> bool:
+        with self._lock:
+            return key in self._entries
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """The entry of ``key``; ``make`` computes it where there is none. An error of ``make`` leaves none behind."""
+        with self._lock:
+            if key in self._entries:
+                self.reused += 1
+                return cast(T, self._entries[key])
+            making = self._making.setdefault(key, threading.Lock())
+        with making:
+            with self._lock:
+                if key in self._entries:
+                    self.reused += 1
+                    return cast(T, self._entries[key])
+            entry = make()
+            with self._lock:
+                self._entries[key] = entry
+                self._making.pop(key, None)
+                self.made += 1
+            return entry
+
+    def drop(self, key: Hashable) -> None:
+        """Forget the entry of ``key``."""
+        with self._lock:
+            self._entries.pop(key, None)

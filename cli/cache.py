@@ -15,6 +15,7 @@ from .output import print_facts, print_json, size
 PARTS = {
     "cpu": "built kernels with their source",
     "peaks": "measured peaks of this machine",
+    "timings": "measured times of kernels",
 }
 
 
@@ -25,7 +26,7 @@ def cache(
 ) -> None:
     """Show or clear what is kept on disk.
 
-    Built kernels and measured peaks; they are made again when needed.
+    Built kernels, measured peaks and measured times of kernels; they are made again when needed.
     """
     folder = directory()
     parts = {name: contents(folder / name) for name in PARTS}

@@ -9,6 +9,8 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Protocol
 
+import numpy as np
+
 from .errors import UsageError
 from .graph import Graph, Node
 from .options import nearest
@@ -77,8 +79,57 @@ class Capabilities:
         return self.precisions.get(op, self.precisions.get("rest", ("f32",)))
 
 
+@dataclass(frozen=True)
+class MeasureRequest:
+    """A program that is to be timed at one point of a workload.
+
+    Attributes:
+        unit: as ``lower`` gave it.
+        binary: as ``build`` gave it.
+        inputs: an array for each input of the program, by name; bf16 as ``uint16``.
+        dims: value of every symbol that the shapes of the inputs do not tell.
+        threads: how many threads a call may use.
+    """
+
+    unit: Any
+    binary: bytes
+    inputs: Mapping[str, np.ndarray]
+    dims: Mapping[str, int] = field(default_factory=dict)
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class LaunchCost:
+    """What one launch of a program costs on this machine.
+
+    Attributes:
+        label: its name in reports.
+        kernel: digest of the kernel's spec.
+        sources: modules of the source model that it stands for.
+        seconds: median over the calls; launches of one kernel at equal sizes share their figure.
+        bytes: bytes it has to move at least.
+        flops: operations it does.
+        weights: bytes of packed weights that it reads; what several launches read is divided among them, so that the sum
+            over a program is what its weights take in the artifact.
+        spread: standard error of ``seconds``.
+        precision: what it computes in.
+        limit: the least seconds for its operations and bytes at the measured peaks of this machine.
+    """
+
+    label: str
+    kernel: str
+    sources: tuple[str, ...]
+    seconds: float
+    bytes: int = 0
+    flops: int = 0
+    weights: int = 0
+    spread: float = 0.0
+    precision: str = "f32"
+    limit: float = 0.0
+
+
 class Backend(Protocol):
-    """A target family. Everything but ``build`` is pure. (Measuring kernels joins with the precision search.)"""
+    """A target family. Everything but ``build`` and ``measure`` is pure."""
 
     name: str
     #: The levels, each implying the one before; empty if there is one only.
@@ -120,6 +171,25 @@ class Backend(Protocol):
 
         Raises:
             ToolchainError: it is missing or it failed.
+        """
+
+    def measure(
+        self, requests: Sequence[MeasureRequest], target: Target, *, fresh: bool = False, seconds: float = 6.0
+    ) -> list[list[LaunchCost]]:
+        """Time the kernels that would ship, inside the programs they ship in: the launches of each request, in order.
+
+        Figures are kept on disk; when all of a batch are known, nothing runs. Otherwise the whole batch runs in turns, so
+        that what is compared was measured in the same minutes.
+
+        Args:
+            requests: what is to be compared.
+            target: the level that the programs were lowered for; this machine has to run it.
+            fresh: run in any case.
+            seconds: the most time that running takes, warming up apart.
+
+        Raises:
+            UsageError: this machine does not run the target, or an input is missing or has another type or shape.
+            ToolchainError: the thread pool cannot be built.
         """
 
 

@@ -11,7 +11,7 @@ from ...codegen.specs import ISA_LEVELS
 from ...compiler.errors import LoweringError, ToolchainError
 from ...compiler.graph import Graph, Node
 from ...compiler.profile import phase
-from ...compiler.target import Capabilities, Target
+from ...compiler.target import Capabilities, LaunchCost, MeasureRequest, Target
 from . import isa
 from .channels_last import ChannelsLast
 from .custom_ops import explained
@@ -123,6 +123,14 @@ class CpuBackend:
         text = host_source()
         source = toolchain.Source(text, name="thread pool")
         return toolchain.build([source], "portable", extra_flags=("-pthread",)).read_bytes(), text
+
+    def measure(
+        self, requests: Sequence[MeasureRequest], target: Target, *, fresh: bool = False, seconds: float = 6.0
+    ) -> list[list[LaunchCost]]:
+        """Time the launches of programs on this machine, from disk where all of them are known (``measure.py``)."""
+        from .measure import measure
+
+        return measure(requests, target, fresh=fresh, seconds=seconds)
 
 
 def translation_units(text: UnitText, labels: Mapping[str, str] | None = None) -> list[Source]:

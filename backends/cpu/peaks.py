@@ -53,9 +53,9 @@ class Peaks:
 
     def operations(self, precision: str) -> float:
         """Operations per second of a kernel that computes in ``precision`` (``f32``, ``bf16``, ``w8a8-dynamic``...)."""
-        if precision.startswith(("w8a8", "i8", "int8")):
+        if precision.startswith(("w8a8", "w4a8", "i8", "int8")):
             return self.i8
-        return self.bf16 if precision.startswith("bf16") else self.f32
+        return self.bf16 if precision.startswith(("bf16", "w8a16", "w4a16")) else self.f32
 
     def read(self, moved: float) -> float:
         """Bytes per second when ``moved`` bytes are read: the rate of the smallest buffer that is as large."""

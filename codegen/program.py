@@ -42,8 +42,8 @@ class Launch:
     """One kernel call: ``kernel(host, pointers, dims)``.
 
     ``flops`` and ``bytes`` are what the op must do and move at least (for the report); ``label`` names it there and
-    ``sources`` are the modules of the source model that it stands for. ``reason``: of a launch that only moves data, why it is
-    needed (for the report as well).
+    ``sources`` are the modules of the source model that it stands for, ``anchor`` those of the op that it is built around.
+    ``reason``: of a launch that only moves data, why it is needed (for the report as well).
     """
 
     spec: KernelSpec
@@ -56,6 +56,7 @@ class Launch:
     flops: Dim = 0
     bytes: Dim = 0
     reason: str = ""
+    anchor: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

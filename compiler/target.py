@@ -114,6 +114,7 @@ class LaunchCost:
         spread: standard error of ``seconds``.
         precision: what it computes in.
         limit: the least seconds for its operations and bytes at the measured peaks of this machine.
+        anchor: of ``sources``, those of the op that the kernel is built around; the rest are fused into it.
     """
 
     label: str
@@ -126,6 +127,7 @@ class LaunchCost:
     spread: float = 0.0
     precision: str = "f32"
     limit: float = 0.0
+    anchor: tuple[str, ...] = ()
 
 
 class Backend(Protocol):

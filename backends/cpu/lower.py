@@ -186,7 +186,7 @@ class Lowering:
         self.program.launches.append(
             Launch(
                 spec, tuple(pointers), tuple(dims_), label, scratch, region.sources, precision, total.flops, total.bytes,
-                reason,
+                reason, region.anchor_sources,
             )
         )  # fmt: skip
 

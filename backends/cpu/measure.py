@@ -71,7 +71,7 @@ def _costs(request: MeasureRequest, symbols: Mapping[str, int], timings: Sequenc
         found.append(
             LaunchCost(
                 launch.label, digest(launch.spec), tuple(launch.sources), timing.seconds, moved, flops, weights,
-                timing.spread, launch.precision, best.seconds(flops, moved, launch.precision),
+                timing.spread, launch.precision, best.seconds(flops, moved, launch.precision), tuple(launch.anchor),
             )
         )  # fmt: skip
     return found

@@ -43,6 +43,12 @@ class Region:
         return next((n for n in self.nodes if n.op in ANCHORS), None)
 
     @property
+    def anchor_sources(self) -> tuple[str, ...]:
+        """Modules of the anchor, or of the look-up in a table; none for any other program over rows."""
+        node = self.anchor or next((n for n in self.nodes if n.op == "gather"), None)
+        return () if node is None else tuple(node.sources)
+
+    @property
     def sources(self) -> tuple[str, ...]:
         names = [s for n in self.nodes for s in n.sources] or list(self.owner.sources)
         return tuple(dict.fromkeys(names))

@@ -14,6 +14,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..compiler.quantities import rate, seconds, size
+
+__all__ = [
+    "console", "print_error", "print_facts", "print_heading", "print_json", "print_lines", "print_table", "quoted",
+    "rate", "seconds", "size",
+]  # fmt: skip
+
 Row = Sequence[str]
 
 
@@ -93,37 +100,6 @@ def print_lines(first: str, more: Iterable[str], indent: int = 2) -> None:
     out.print(Text(" " * indent + first, "cyan"))
     for line in more:
         out.print(Text(" " * (indent + 6) + line))
-
-
-def size(count: float) -> str:
-    """Bytes for people, in powers of ten: ``23.1 MB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 999.5 or unit == "GB":
-            return (
-                f"{count:.0f} B"
-                if unit == "B"
-                else f"{count:.3g} {unit}"
-                if abs(count) < 100
-                else f"{count:.0f} {unit}"
-            )
-        count /= 1000
-    raise AssertionError("unreachable")
-
-
-def seconds(value: float) -> str:
-    """A time for people: ``8.51 ms``."""
-    for unit, factor in (("s", 1.0), ("ms", 1e3), ("us", 1e6)):
-        if value * factor >= 1 or unit == "us":
-            return f"{value * factor:.3g} {unit}" if value * factor < 1000 else f"{value * factor:.0f} {unit}"
-    raise AssertionError("unreachable")
-
-
-def rate(value: float, unit: str) -> str:
-    """A rate for people: ``412 GOP/s``."""
-    for prefix, factor in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= factor:
-            return f"{value / factor:.3g} {prefix}{unit}"
-    return f"{value:.3g} {unit}"
 
 
 def quoted(path: Path | str) -> str:

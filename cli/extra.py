@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..compiler.errors import PlanishError, UsageError
-from .source import attribute, import_file, split
+from ..compiler.python_file import attribute, import_file
+from .source import split
 
 
 def load_pass(text: str, target: str) -> Any:

@@ -7,7 +7,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,11 +28,14 @@ from .compiler.profile import phase, profiling
 from .compiler.report import grouped, near_misses
 from .compiler.target import Target, backend, find_target
 from .passes import presets
-from .passes.precision import CALIBRATION, EXPANSION, PLAN, PRECISION
+from .passes.precision import CALIBRATION, EXPANSION, PLAN, PRECISION, WEIGHTS
 
 if TYPE_CHECKING:
     from .compiler.capture.torch_export import Captured
+    from .decide import Wish
+    from .passes.weights.store import WeightStore
     from .runtime.model import Model
+    from .search.workload import Workload
 
 Progress = Callable[[str, int, int], None]
 
@@ -113,6 +116,7 @@ def build(
     calibration: Sequence[Mapping[str, np.ndarray]] = (),
     instruments: Sequence[Instrument] = (),
     progress: Progress | None = None,
+    store: WeightStore | None = None,
 ) -> Built:
     """Everything after *decide*: a captured graph and a plan to machine code. Pure: ``graph`` is left as it is.
 
@@ -124,6 +128,7 @@ def build(
         calibration: example inputs for weight methods that want some.
         instruments: around every pass.
         progress: called with (what, done, total).
+        store: keeps what calibration found and the quantised weights, for the next build of the same model.
 
     Raises:
         UsageError: the plan does not fit the model or the target.
@@ -133,7 +138,8 @@ def build(
     """
     family = backend(target.backend)
     pipeline = preset(target) if pipeline is None else pipeline
-    context = PassContext(target=target, data={PLAN: plan, CALIBRATION: list(calibration)}, progress=progress)
+    data = {PLAN: plan, CALIBRATION: list(calibration), WEIGHTS: store}
+    context = PassContext(target=target, data=data, progress=progress)
     with profiling():
         with phase("passes"):
             working = graph.copy()
@@ -143,6 +149,51 @@ def build(
         with phase("build"):
             binary, source = family.build(program, None if progress is None else partial(progress, "building kernels"))
     return Built(program, binary, source, working, result.notes, pipeline, context.data)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model up to where precision is decided.
+
+    Attributes:
+        graph: the decision graph, in its final vocabulary and in float.
+        rest: the passes from the one on that reads the plan.
+        notes: of the passes that ran.
+        pipeline: all of them.
+    """
+
+    graph: Graph
+    rest: Pipeline
+    notes: tuple[Any, ...]
+    pipeline: Pipeline
+
+
+def prepare(
+    graph: Graph,
+    target: Target,
+    *,
+    pipeline: Pipeline | None = None,
+    pins: Plan | None = None,
+    progress: Progress | None = None,
+) -> Prepared:
+    """The part of the way that is the same for every plan: ``build`` it with ``rest`` as the pipeline.
+
+    Args:
+        graph: as captured; left as it is.
+        target: with its level filled in.
+        pipeline: None is the target's preset.
+        pins: precisions that are decided already; linears that they tell apart are not merged.
+        progress: called with (what, done, total).
+
+    Raises:
+        UsageError: the pipeline never reads the plan; or a pin fits nothing.
+    """
+    pipeline = preset(target) if pipeline is None else pipeline
+    working = graph.copy()
+    context = PassContext(target=target, data={PLAN: pins or Plan(), CALIBRATION: []}, progress=progress)
+    with phase("passes"):
+        result = pipeline.until("quantize").run(working, context)
+    return Prepared(working, pipeline.since("resolve-plan"), result.notes, pipeline)
 
 
 def preset(target: Target) -> Pipeline:
@@ -165,8 +216,26 @@ def compile(
     check_each_pass: bool = False,
     progress: Progress | None = None,
     debug: bool = False,
+    calibration: Any = None,
+    evaluation: Any = None,
+    score: Callable[..., Any] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    budget: str | None = None,
+    workload: Workload | None = None,
+    objective: str = "latency",
+    effort: str | float = "standard",
+    seed: int = 0,
+    coverage: float = 0.99,
+    confidence: float = 0.95,
+    executor: str | None = None,
+    journal: str | os.PathLike[str] | None = None,
+    restart: bool = False,
+    improved: Callable[[Artifact], None] | None = None,
 ) -> Artifact:
     """Compile a model into one file that runs without PyTorch.
+
+    With a ``budget`` it is the cheapest version that is proved to meet it: precision is found per layer by measuring on this
+    machine, and proved on samples that nothing was tuned on.
 
     Args:
         model: an ``nn.Module``, a ``torch.export.ExportedProgram``, the path of a ``.pt2`` file, or that of a local Hugging Face
@@ -179,12 +248,28 @@ def compile(
             architecture that its config.json names.
         target: ``cpu`` (this machine), ``cpu:portable``, ``cpu:avx2``, ``cpu:avx512-vnni``, ``cpu:avx512-bf16``.
         precision: None (f32), a name (``bf16``, ``w8a8-dynamic``), ``{glob of source names: name}``, a plan, or a TOML file.
+            With a budget: None or "auto" decides everything, anything else pins what it matches.
         passes: extra passes and rules; ``planish.after("fuse", mine)`` says where, else they run in the slot ``custom``.
         pipeline: replaces the preset: its text form, or a ``Pipeline``.
         dump: folder for the graph after every pass.
         check_each_pass: verify the graph and compare its numbers with the source's after every pass.
         progress: called with (what, done, total) as work proceeds.
         debug: show torch.export's own log.
+        calibration: typical inputs: an iterable of samples, a DataLoader, a Hugging Face dataset, a ``.npz`` or ``.jsonl``
+            path, ``FILE.py:callable``, a ``planish.Dataset`` that says which part is the label, or ``{"slice": any of these}``.
+        evaluation: what the bar is proved on; None holds out half of ``calibration``.
+        score: maps the outputs (and, with a second parameter, the inputs) to what the metric compares, rows first.
+        metrics: metrics of your own by name, for the budget to speak of.
+        budget: the bar: ``METRIC[(output)] OP NUMBER [mean | each | pNN | worst-slice]``, several joined by "and".
+        workload: sizes and threads that are timed; None: the example's sizes, one thread.
+        objective: ``latency``, ``size`` or ``latency then size``.
+        effort: ``quick``, ``standard``, ``thorough``, or seconds.
+        seed: of the splits and of every sampling.
+        coverage, confidence: of the promise: "each" holds for at least this share of inputs, at this confidence.
+        executor: where losses are estimated: None (here), ``processes:N``, ``dask://HOST:PORT``, ``ray``.
+        journal: file that an interrupted search goes on from; None: one in the user's cache.
+        restart: forget what the journal holds.
+        improved: called with every artifact that is better than the ones before, the float model first.
 
     Returns:
         The artifact.
@@ -192,10 +277,22 @@ def compile(
     Raises:
         CaptureError: the model cannot be captured; names every unsupported op with its source line.
         UsageError: an argument makes no sense.
+        BudgetError: no plan meets the bar; says the best reached.
         PassError, LoweringError, ToolchainError: see :func:`build`.
     """
     chosen = find_target(target)
-    plan = Plan.of(precision)
+    plan = Plan.of(None if budget is not None and precision == "auto" else precision)
+    wish: Wish | None = None
+    if budget is not None:
+        from .decide import Wish
+
+        wish = Wish(
+            budget, calibration, evaluation, score, metrics or {}, workload, objective, effort, seed, coverage, confidence,
+            executor, None if journal is None else Path(journal), restart, improved,
+        )  # fmt: skip
+        wish.check()
+    elif evaluation is not None or score is not None or metrics or executor is not None:
+        raise UsageError("there is nothing to evaluate without a budget", 'for example budget="cosine >= 0.99 each"')
     order = _pipeline(pipeline, chosen).extended(passes)
     if progress is not None:
         progress("capturing the model", 0, 0)
@@ -214,17 +311,63 @@ def compile(
     with profiling() as profile:
         with phase("capture"):
             captured = capture(model, args, kwargs, dynamic_shapes=dynamic_shapes, debug=debug)
-        calibration = [captured.examples] if captured.examples else []
-        built = build(
-            captured.graph, plan, chosen, pipeline=order, calibration=calibration, progress=progress,
-            instruments=_instruments(captured, dump, check_each_pass),
-        )  # fmt: skip
-        with phase("package"):
-            artifact = package(captured, built, plan, chosen, model, calibration)
+        instruments = _instruments(captured, dump, check_each_pass)
+        if wish is not None:
+            artifact = _searched(wish, captured, plan, chosen, order, model, instruments, progress)
+        else:
+            batches = _batches(calibration, captured, progress)
+            built = build(
+                captured.graph,
+                plan,
+                chosen,
+                pipeline=order,
+                calibration=batches,
+                progress=progress,
+                instruments=instruments,
+            )
+            with phase("package"):
+                artifact = package(captured, built, plan, chosen, model, batches)
     artifact.report["seconds"] = profile.seconds()
     artifact.report["profile"] = profile.to_data()
     artifact.companions = companions
     artifact.report["notes"] = [*folder_notes, *captured.notes, *artifact.report["notes"]]
+    return artifact
+
+
+def _batches(calibration: Any, captured: Captured, progress: Progress | None) -> list[Mapping[str, np.ndarray]]:
+    """What is calibrated on: the data, or else the example."""
+    if calibration is None:
+        return [captured.examples] if captured.examples else []
+    from .search.samples import load_samples
+
+    return [batch.inputs for batch in load_samples(calibration, captured.graph, progress=progress).batches]
+
+
+def _searched(
+    wish: Wish,
+    captured: Captured,
+    pins: Plan,
+    target: Target,
+    pipeline: Pipeline,
+    model: Any,
+    instruments: Sequence[Instrument],
+    progress: Progress | None,
+) -> Artifact:
+    """The cheapest artifact that meets the bar; the instruments watch the passes of the one that is chosen."""
+    from .decide import decide
+
+    prepared = prepare(captured.graph, target, pipeline=pipeline, pins=pins, progress=progress)
+
+    def make(plan: Plan, batches: list[Mapping[str, np.ndarray]], store: WeightStore) -> tuple[Built, Artifact]:
+        built = build(prepared.graph, plan, target, pipeline=prepared.rest, calibration=batches, store=store)
+        built = replace(built, pipeline=prepared.pipeline, notes=(*prepared.notes, *built.notes))
+        return built, package(captured, built, plan, target, model, batches)
+
+    artifact = decide(
+        wish, prepared.graph, captured.output_names, captured.examples, pins, target, captured.source, make, progress
+    )
+    if instruments:
+        build(captured.graph, artifact.plan, target, pipeline=pipeline, instruments=instruments)
     return artifact
 
 

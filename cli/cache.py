@@ -55,7 +55,7 @@ def cache(
 
 def directory() -> Path:
     """Where the cache is: ``$PLANISH_CACHE_DIR``, else ``~/.cache/planish``."""
-    from ..backends.cpu.toolchain import cache_directory
+    from ..compiler.cache import cache_directory
 
     return cache_directory()
 

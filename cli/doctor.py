@@ -13,7 +13,8 @@ import typer
 
 from .. import __version__
 from ..compiler.errors import PlanishError
-from .machine import cgroup_memory, cpu_name
+from ..runtime.machine import cpu_name
+from .machine import cgroup_memory
 from .options import Debug, Json
 from .output import console, print_json, size
 

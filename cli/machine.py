@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-import platform
 from pathlib import Path
-
-
-def cpu_name() -> str:
-    """The model name of the CPU, or its architecture where that is not known."""
-    for line in _text("/proc/cpuinfo").splitlines():
-        if line.startswith("model name"):
-            return " ".join(line.partition(":")[2].split())
-    return platform.machine()
 
 
 def cgroup_memory() -> int | None:

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import os
+import platform
 from functools import cache
 from pathlib import Path
 
 ROOT = Path("/")
+
+
+def cpu_name(root: Path = ROOT) -> str:
+    """The model name of the CPU, or its architecture where that is not known."""
+    for line in (_read(root / "proc/cpuinfo") or "").splitlines():
+        if line.startswith("model name"):
+            return " ".join(line.partition(":")[2].split())
+    return platform.machine()
 
 
 def default_threads(root: Path = ROOT) -> int:

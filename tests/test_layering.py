@@ -21,9 +21,10 @@ SEES = {
     "backends": {"compiler", "passes", "codegen", "runtime"},  # measuring kernels runs them
     "runtime": set[str](),
     "trial": {"compiler", "search", "codegen", "backends", "runtime"},
-    "driver": {"compiler", "passes", "search", "codegen", "backends", "runtime", "trial"},
+    "decide": {"compiler", "passes", "search", "runtime", "trial"},
+    "driver": {"compiler", "passes", "search", "codegen", "backends", "runtime", "trial", "decide"},
     "testing": {"compiler", "passes", "driver"},
-    "cli": {"compiler", "passes", "search", "codegen", "backends", "runtime", "trial", "driver"},
+    "cli": {"compiler", "passes", "search", "codegen", "backends", "runtime", "trial", "decide", "driver"},
 }
 
 #: Library -> the places that may import it, as prefixes of module paths. A library not named here is free for every room

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from ...compiler.cache import cache_directory as cache_directory
 from ...compiler.errors import ToolchainError
 from ...compiler.profile import phase, record
 from .isa import compiler_flags
@@ -80,14 +81,6 @@ def find_compiler() -> Compiler:
     raise ToolchainError(
         "there is no C++ compiler", "install one: 'apt install g++', 'dnf install gcc-c++' or 'apk add g++', or set CXX"
     )
-
-
-def cache_directory() -> Path:
-    """Where built objects are kept: ``$PLANISH_CACHE_DIR``, else ``~/.cache/planish``."""
-    given = os.environ.get("PLANISH_CACHE_DIR")
-    if given:
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "planish"
 
 
 def _cached_files() -> list[Path]:

@@ -1,0 +1,180 @@
+"""*Decide*: the plan of a model, found by searching; the part of the driver that hands building and measuring to the search."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .compiler.artifact.provenance import hash_bytes
+from .compiler.cache import cache_directory
+from .compiler.errors import UsageError
+from .compiler.graph import Graph
+from .compiler.plan import Plan
+from .compiler.sizes import sizes_of
+from .compiler.target import Target
+from .passes.weights.store import WeightStore
+from .runtime.machine import cpu_name
+from .search.budget import CONFIDENCE, COVERAGE, Bar
+from .search.effort import find_effort
+from .search.executor import executor as open_executor
+from .search.journal import Journal
+from .search.loop import Request, Search
+from .search.metrics import Scorer
+from .search.samples import load_samples
+from .search.splits import split
+from .search.telling import interim, told
+from .search.trials import Tools
+from .search.units import find_units
+from .search.workload import Workload
+from .trial import Variant, Workbench
+
+if TYPE_CHECKING:
+    from .driver import Artifact, Built
+
+OBJECTIVES = ("latency", "size", "latency then size")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What ``planish.compile`` was asked to find.
+
+    Attributes: see ``driver.compile``.
+    """
+
+    budget: str
+    calibration: Any
+    evaluation: Any = None
+    score: Callable[..., Any] | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    workload: Workload | None = None
+    objective: str = "latency"
+    effort: str | float = "standard"
+    seed: int = 0
+    coverage: float = COVERAGE
+    confidence: float = CONFIDENCE
+    executor: str | None = None
+    journal: str | Path | None = None
+    restart: bool = False
+    improved: Callable[[Artifact], None] | None = None
+
+    def check(self) -> None:
+        """What can be said before any work is done.
+
+        Raises:
+            UsageError: a value makes no sense.
+        """
+        if self.objective not in OBJECTIVES:
+            raise UsageError(f"there is no objective {self.objective!r}", f"it is one of {', '.join(OBJECTIVES)}")
+        find_effort(self.effort)
+        for name in ("coverage", "confidence"):
+            if not 0 < getattr(self, name) < 1:
+                raise UsageError(f"the {name} is {getattr(self, name)}", "it is a share between 0 and 1, as 0.99")
+        if self.calibration is None:
+            raise UsageError("a budget needs data to be judged on", "give calibration=...: typical inputs of the model")
+
+
+def decide(
+    wish: Wish,
+    graph: Graph,
+    output_names: Sequence[str],
+    example: Mapping[str, np.ndarray],
+    pins: Plan,
+    target: Target,
+    source: str,
+    make: Callable[[Plan, list[Mapping[str, np.ndarray]], WeightStore], tuple[Built, Artifact]],
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Artifact:
+    """The cheapest artifact that is proved to meet the bar.
+
+    Args:
+        wish: what is asked for.
+        graph: the decision graph.
+        output_names: of the model's outputs, in order.
+        example: arrays by input name; the workload's sizes are made from them.
+        pins: what the user has decided already.
+        target: with its level filled in.
+        source: hash of the model.
+        make: (plan, calibration batches, store) to what was built and the artifact of it.
+        progress: called with (what, done, total).
+
+    Raises:
+        UsageError: the data, the bar or the workload do not fit the model.
+        BudgetError: no plan meets the bar.
+    """
+    bar = Bar.parse(wish.budget, wish.metrics)
+    scorer = Scorer(bar, wish.score, output_names)
+    effort = find_effort(wish.effort)
+    samples = load_samples(wish.calibration, graph, progress=progress)
+    evaluation = None if wish.evaluation is None else load_samples(wish.evaluation, graph, progress=progress)
+    splits = split(samples, evaluation, bar, wish.seed, confidence=wish.confidence, coverage=wish.coverage)
+    example = example or dict(splits.calibration.batches[0].inputs)
+    workload = wish.workload or Workload([sizes_of(graph.inputs, example)])
+    workload.check(graph.symbols)
+    store = WeightStore()
+    batches = [batch.inputs for batch in splits.calibration.first(effort.calibration).batches]
+    units = find_units(graph, target, pins)
+    request = Request(
+        graph, units, pins, bar, scorer, splits, wish.objective, effort, workload.weights, wish.coverage, wish.confidence,
+        wish.seed,
+    )  # fmt: skip
+    words: dict[str, Any] = {
+        "workload": workload.to_data(),
+        "machine": {"cpu": cpu_name(), "target": str(target)},
+        "score": scorer.words,
+    }
+    bench = Workbench(lambda plan: make(plan, batches, store), graph, target, workload, example)
+
+    def improved(variant: Variant, known: dict[str, Any]) -> None:
+        if wish.improved is not None:
+            record = interim(request, known["trials"], known["chosen"], **words)
+            wish.improved(_with_record(variant.artifact, record))
+
+    data = "".join(part.sha256 for part in (splits.calibration, splits.development, splits.final))
+    key = hash_bytes(
+        source.encode(), str(bar).encode(), data.encode(), str(target).encode(), repr(workload.to_data()).encode(),
+        repr((wish.objective, wish.seed, wish.coverage, wish.confidence, scorer.words, pins.to_data())).encode(),
+        platform.node().encode(),
+    )  # fmt: skip
+    with ExitStack() as stack:
+        journal = stack.enter_context(Journal(wish.journal or cache_directory() / "search" / f"{key[:24]}.sqlite", key))
+        if wish.restart:
+            journal.clear()
+        executor = stack.enter_context(open_executor(wish.executor))
+        tools = Tools(bench.build, bench.clock, bench.costs, improved, progress)
+        outcome = Search(request, tools, store, journal, executor).run()
+    try:
+        artifact = _with_record(outcome.variant.artifact, told(request, outcome, **words))
+        _add_kernels(artifact, bench, outcome.variant)
+    finally:
+        outcome.variant.close()
+    return artifact
+
+
+def _with_record(artifact: Artifact, record: dict[str, Any]) -> Artifact:
+    """``artifact`` with the search's record in its report."""
+    artifact.report["search"] = record
+    report = artifact.package.report
+    assert isinstance(report, dict)
+    report["search"] = record
+    return artifact
+
+
+def _add_kernels(artifact: Artifact, bench: Workbench, variant: Variant) -> None:
+    """What each launch takes at the first point of the workload, beside the least that this machine could take."""
+    ((costs, *_),) = bench.costs([variant])
+    kernels = [
+        {
+            "label": c.label, "sources": list(c.sources), "precision": c.precision, "seconds": c.seconds, "bytes": c.bytes,
+            "flops": c.flops, "limit_seconds": c.limit,
+        }
+        for c in costs
+    ]  # fmt: skip
+    artifact.report["kernels"] = kernels
+    assert isinstance(artifact.package.report, dict)
+    artifact.package.report["kernels"] = kernels

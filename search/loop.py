@@ -1,0 +1,563 @@
+"""The search: from a bar to the cheapest plan that meets it, measured all the way and proved at the end.
+
+1. *Float*: the model in float32 is built and timed; its outputs are what the bar compares with. It is the first artifact.
+2. *Cost*: the model is built once per precision and every kernel timed; what does not pay against float is dropped.
+3. *Loss*: how much each unit at each precision costs in quality (``search/sensitivity``).
+4. *Solve*: a multiple-choice knapsack for a limit on the added losses; the plan is built, and time and quality of the artifact
+   itself say whether the limit was too strict or too loose. A few rounds find it.
+5. *Refine*: single changes to the best plan, each built and measured.
+6. *Prove*: a short list of plans, ordered before the final samples are looked at from the safest to the cheapest, is tested on
+   them in that order; the last that passes before the first that fails is the result. Testing in a fixed sequence spends
+   no confidence on the number of plans (Angelopoulos et al., "Learn then test", arXiv:2110.01052).
+
+Everything measured goes to the journal, so an interrupted search goes on where it was.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..compiler.errors import BudgetError
+from ..compiler.graph import Graph
+from ..compiler.plan import Plan
+from ..passes.weights.store import WeightStore
+from .budget import Bar, Verdict, fixed_sequence
+from .cost import CostTable
+from .effort import Effort, candidates
+from .journal import Journal
+from .metrics import Scorer
+from .samples import Splits
+from .sensitivity import METHODS, Job, Table, pairwise
+from .solve import Solution, solve
+from .trials import Judge, Outputs, Tools, Trial, Variant, key_of
+from .units import Unit, plan_of
+
+FLOAT = "f32"
+#: Rounds of the solver end when the limit is known to this factor.
+CLOSE_ENOUGH = 1.04
+#: A refinement has to be this much cheaper than what it refines.
+WORTH = 0.995
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for.
+
+    Attributes:
+        graph: the decision graph: the pipeline run up to, not including, ``quantize``.
+        units: what can be decided, with the candidates on the target.
+        pins: rules of the user; they hold whatever the search finds.
+        objective: ``latency``, ``size`` or ``latency then size``.
+        shares: weight of every point of the workload, summing to 1.
+        coverage, confidence: of the promise.
+    """
+
+    graph: Graph
+    units: Sequence[Unit]
+    pins: Plan
+    bar: Bar
+    scorer: Scorer
+    splits: Splits
+    objective: str
+    effort: Effort
+    shares: Sequence[float]
+    coverage: float
+    confidence: float
+    seed: int
+
+
+@dataclass
+class Outcome:
+    """What came of it.
+
+    Attributes:
+        variant: the plan that was proved, built.
+        chosen: its trial.
+        proof: verdicts on the final samples.
+        final: term -> scores of the final samples.
+        trials: all of them.
+        units: with the candidates that were tried.
+        costs, table: what the solver stood on.
+        solution: the solver's last word on the way to the chosen plan; None where it was not asked.
+        dropped: words about what stays float because it does not pay.
+        phases: seconds of each.
+    """
+
+    variant: Any
+    chosen: Trial
+    proof: list[Verdict]
+    final: dict[str, np.ndarray]
+    trials: list[Trial]
+    units: list[Unit]
+    costs: CostTable | None = None
+    table: Table | None = None
+    solution: Solution | None = None
+    dropped: list[str] = field(default_factory=list)
+    phases: dict[str, float] = field(default_factory=dict)
+
+
+class Search:
+    """One search; :meth:`run` does it.
+
+    Args:
+        request: what is asked for.
+        tools: how to build and measure.
+        store: where quantised weights are kept between builds.
+        journal: where what was measured is kept between runs.
+        executor: runs the estimation of losses; None: this process.
+    """
+
+    def __init__(
+        self, request: Request, tools: Tools, store: WeightStore, journal: Journal, executor: Any = None
+    ) -> None:
+        self.request, self.tools, self.store, self.journal, self.executor = request, tools, store, journal, executor
+        self.units = [self._tried(unit) for unit in request.units]
+        self.trials: list[Trial] = []
+        self.phases: dict[str, float] = {}
+        self.dropped: list[str] = []
+        self.costs: CostTable | None = None
+        self.table: Table | None = None
+        self.losses: dict[tuple[str, str], dict[str, float]] = {}
+        self.pairs: dict[tuple[tuple[str, str], tuple[str, str]], dict[str, float]] = {}
+        self.solution: Solution | None = None
+        self.began = time.monotonic()
+        self._phase_began = self.began
+        self._open: dict[int, Variant] = {}
+        self._solutions: dict[int, Solution] = {}
+
+    def run(self) -> Outcome:
+        """Search, and prove what was found.
+
+        Raises:
+            BudgetError: no plan meets the bar; says the best reached.
+        """
+        try:
+            self._float()
+            self._measure_costs()
+            self._estimate_losses()
+            self._narrow()
+            self._refine()
+            return self._prove()
+        finally:
+            for variant in self._open.values():
+                variant.close()
+
+    # -- float -------------------------------------------------------------------------------------------------------
+    def _float(self) -> None:
+        self._say("building the float model")
+        self.float = self.tools.build(plan_of(self.units, {u.name: FLOAT for u in self.units}))
+        (self.float_seconds,) = self.tools.clock([self.float])
+        self._say("scoring the float model")
+        request, splits = self.request, self.request.splits
+        references = {name: self._outputs(split) for name, split in (("development", splits.development),)}
+        self.development = Judge(
+            request.bar,
+            request.scorer,
+            splits.development,
+            references["development"],
+            request.coverage,
+            request.confidence,
+        )
+        base = Trial(
+            0, FLOAT, "uniform", {u.name: FLOAT for u in self.units}, self.float_seconds, None, self.float.bytes
+        )
+        self._judge(base, self.float)
+        self.trials.append(base)
+        missed = [
+            v for v in self.development.verdicts({t: np.array(s) for t, s in base.scores.items()}) if not v.observed
+        ]
+        if missed:
+            raise BudgetError(
+                f"the float model itself misses the bar: {missed[0].sentence}",
+                "ask for less, or improve the model first",
+            )
+        self._open[0] = self.float
+        if all(FLOAT in u.candidates for u in self.units) and self.tools.improved is not None:
+            self.tools.improved(self.float, {"chosen": base, "trials": [base]})
+        self._ended("float")
+
+    def _outputs(self, samples: Any) -> list[Outputs]:
+        return [self.float.outputs(batch.inputs) for batch in samples.batches]
+
+    # -- cost --------------------------------------------------------------------------------------------------------
+    def _measure_costs(self) -> None:
+        """Build the model once per precision, time every kernel, and drop what does not pay."""
+        precisions = [p for p in dict.fromkeys(p for u in self.units for p in u.candidates) if p != FLOAT]
+        assignments = [{u.name: FLOAT for u in self.units}]
+        variants: list[Any] = [self.float]
+        for number, precision in enumerate(precisions):
+            self._say(f"building the model in {precision} to time its kernels", number, len(precisions))
+            assignment = {u.name: _uniform(u, precision) for u in self.units}
+            if assignment in assignments:
+                continue
+            assignments.append(assignment)
+            variants.append(self.tools.build(self._plan(assignment)))
+        self._say("timing kernels")
+        measured = self.tools.costs(variants)
+        self.costs = CostTable(self.units, list(zip(assignments, measured, strict=True)), self.request.shares)
+        seconds = self.tools.clock(variants)
+        scale = self.float_seconds / seconds[0]
+        for assignment, variant, own in list(zip(assignments, variants, seconds, strict=True))[1:]:
+            trial = self._new_trial(assignment, "uniform", _main(assignment))
+            trial.seconds, trial.bytes = own * scale, variant.bytes
+            self._judge(trial, variant)
+            self._keep(trial, variant)
+        self.costs.observe(assignments[0], self.float_seconds)
+        if self.request.objective != "size":
+            slower = self.costs.never_slower()
+            self.dropped = list(slower.values())
+            self.units = [_without(u, {p for (name, p) in slower if name == u.name}) for u in self.units]
+        self._ended("cost")
+
+    # -- loss --------------------------------------------------------------------------------------------------------
+    def _estimate_losses(self) -> None:
+        request, effort = self.request, self.request.effort
+        chosen = request.splits.calibration.sample(effort.samples, request.seed)
+        self._say("running the float model on calibration samples")
+        job = Job(
+            request.graph, self.units, chosen, self._outputs(chosen), request.scorer, self.store, self.tools.progress,
+            self.executor, request.seed, self.journal.reader("loss"), self.journal.writer("loss"),
+        )  # fmt: skip
+        self.table = METHODS[effort.sensitivity]().table(job)
+        if effort.pairs:
+            pairwise(job, self.table, effort.pairs)
+        self.losses = {
+            key: {t: float(np.mean(v)) for t, v in terms.items()} for key, terms in self.table.losses.items()
+        }
+        self.pairs = dict(self.table.pairs)
+        self._ended("sensitivity")
+
+    # -- solve -------------------------------------------------------------------------------------------------------
+    def _narrow(self) -> None:
+        """Find the limit on the added losses whose plan just meets the bar."""
+        allowed = self._allowances()
+        total = {t: sum(max(self.losses.get((u.name, p), {}).get(t, 0.0) for p in u.candidates) for u in self.units)
+                 for t in allowed}  # fmt: skip
+        most = max((total[t] / allowed[t] for t in allowed if allowed[t] > 0), default=1.0)
+        low, high, scale = 0.0, math.inf, self._first_guess(allowed)
+        for number in range(self.request.effort.trials):
+            if self._late() or (low and high / low < CLOSE_ENOUGH):
+                break
+            solution = self._solve({t: allowed[t] * scale for t in allowed})
+            if solution is None:
+                low, scale = scale, scale * 2
+                continue
+            known = self._known(solution.assignment)
+            if known is None:
+                known = self._try(solution.assignment, "solve", number, self.request.effort.trials, solution.seconds)
+            self._solutions[known.id] = solution
+            used = known.most_used
+            if known.met:
+                low = max(low, scale)
+                if scale >= most:
+                    break  # nothing is left to give up
+                scale = min(scale / max(used, 0.2), math.sqrt(low * high) if high < math.inf else math.inf, most * 1.01)
+                scale = max(scale, low * CLOSE_ENOUGH)
+            else:
+                high = min(high, scale)
+                scale = scale / min(used, 5.0) * 0.97
+                scale = max(scale, math.sqrt(low * high)) if low else scale
+
+    def _allowances(self) -> dict[str, float]:
+        """Term -> the loss at the bar; where the loss is another metric's, the loss of the cheapest plan."""
+        found: dict[str, float] = {}
+        for term in self.request.bar.terms:
+            kind = term.kind
+            total = sum(
+                max((self.losses.get((u.name, p), {}).get(str(term), 0.0) for p in u.candidates), default=0.0)
+                for u in self.units
+            )
+            if kind.proxy is None:
+                found[str(term)] = max(float(kind.loss(np.array([term.bound]))[0]), 0.0)
+            else:
+                found[str(term)] = total
+        return found
+
+    def _first_guess(self, allowed: Mapping[str, float]) -> float:
+        """A limit from the uniform trials: how much more of the bar they use up than their added losses say."""
+        ratios = []
+        for trial in self.trials[1:]:
+            for term, limit in allowed.items():
+                added = self._added(trial.assignment, term)
+                if added > 0 and limit > 0 and 0 < trial.usage.get(term, 0.0) < 1e5:
+                    ratios.append(trial.usage[term] * limit / added)
+        return 1.0 / float(np.median(ratios)) if ratios else 0.4
+
+    def _added(self, assignment: Mapping[str, str], term: str) -> float:
+        total = sum(self.losses.get((u, p), {}).get(term, 0.0) for u, p in assignment.items())
+        for (first, second), correction in self.pairs.items():
+            if assignment.get(first[0]) == first[1] and assignment.get(second[0]) == second[1]:
+                total += correction.get(term, 0.0)
+        return total
+
+    def _solve(self, limits: Mapping[str, float]) -> Solution | None:
+        assert self.costs is not None
+        return solve(self.units, self.costs, self.losses, limits, self.request.objective, pairs=self.pairs)
+
+    # -- refine ------------------------------------------------------------------------------------------------------
+    def _refine(self) -> None:
+        """Change one unit of the best plan at a time, the most promising first."""
+        tried = 0
+        best = self._best()
+        if best is None or self.costs is None:
+            return
+        refused: set[tuple[str, str]] = set()
+        while tried < self.request.effort.refinements and not self._late():
+            step = self._promising(best, refused)
+            if step is None:
+                break
+            unit, precision = step
+            refused.add(step)
+            assignment = {**best.assignment, unit: precision}
+            if self._known(assignment) is not None:
+                continue
+            tried += 1
+            cost = self.costs.predict(assignment)[0]
+            trial = self._try(assignment, "refine", tried - 1, self.request.effort.refinements, cost, rival=best)
+            if trial.met and self._price(trial) < self._price(best) * WORTH:
+                if best.id in self._solutions:
+                    self._solutions[trial.id] = self._solutions[best.id]
+                best = trial
+        self._ended("search")
+
+    def _promising(self, best: Trial, refused: set[tuple[str, str]]) -> tuple[str, str] | None:
+        """The change that saves most per loss among those that the bar may still allow."""
+        assert self.costs is not None
+        allowed = self._allowances()
+        seconds, size = self.costs.predict(best.assignment)
+        found: list[tuple[float, tuple[str, str]]] = []
+        for unit in self.units:
+            for precision in unit.candidates:
+                step = (unit.name, precision)
+                if precision == best.assignment[unit.name] or step in refused:
+                    continue
+                changed = {**best.assignment, unit.name: precision}
+                after = self.costs.predict(changed)
+                saved = (size - after[1]) / size if self.request.objective == "size" else (seconds - after[0]) / seconds
+                if saved <= 1 - WORTH:
+                    continue
+                worse = 0.0
+                for term in allowed:
+                    now = self._added(best.assignment, term)
+                    grown = self._added(changed, term) / now if now > 0 else 1.0
+                    usage = best.usage.get(term, 1.0) * grown
+                    worse = max(worse, usage)
+                if worse <= 1.1:
+                    found.append((saved / max(worse - best.most_used, 1e-3), step))
+        return max(found)[1] if found else None
+
+    # -- trials ------------------------------------------------------------------------------------------------------
+    def _try(
+        self,
+        assignment: dict[str, str],
+        stage: str,
+        number: int,
+        total: int,
+        predicted: float,
+        rival: Trial | None = None,
+    ) -> Trial:
+        trial = self._new_trial(assignment, stage, _mix(self.units, assignment))
+        trial.predicted = predicted
+        kept = self.journal.get("trial", key_of(assignment))
+        if kept is not None and set(kept["scores"]) == set(self.trials[0].scores):
+            for name in ("seconds", "bytes", "scores", "usage", "quality"):
+                setattr(trial, name, kept[name])
+            self.trials.append(trial)
+            return trial
+        self._say(f"building and measuring a plan: {trial.label}", number, total)
+        variant = self.tools.build(self._plan(assignment))
+        others = [v for i in dict.fromkeys((0, rival.id if rival else 0)) if (v := self._open.get(i)) is not None]
+        seconds = self.tools.clock([*others, variant])
+        trial.seconds, trial.bytes = seconds[-1] * self.float_seconds / seconds[0], variant.bytes
+        if rival is not None and len(others) > 1:  # on the scale on which the rival was measured
+            trial.seconds = seconds[-1] / seconds[1] * rival.seconds
+        self._judge(trial, variant)
+        if self.costs is not None:
+            self.costs.observe(assignment, trial.seconds)
+        self._keep(trial, variant)
+        return trial
+
+    def _new_trial(self, assignment: dict[str, str], stage: str, label: str) -> Trial:
+        return Trial(len(self.trials), label, stage, dict(assignment))
+
+    def _judge(self, trial: Trial, variant: Variant) -> None:
+        scores = self.development.scores(variant)
+        verdicts = self.development.verdicts(scores)
+        final = len(self.request.splits.final)
+        trial.scores = {t: [float(x) for x in s] for t, s in scores.items()}
+        for term, verdict in zip(self.request.bar.terms, verdicts, strict=True):
+            trial.usage[str(term)] = self.development.usage(term, scores[str(term)], verdict, final)
+            trial.quality[str(term)] = verdict.value
+        trial.at = time.monotonic() - self.began
+
+    def _keep(self, trial: Trial, variant: Variant) -> None:
+        """Remember a trial; keep the best ones loaded, close the others; tell of a better one."""
+        before = self._best()
+        self.trials.append(trial)
+        self.journal.put("trial", key_of(trial.assignment), trial.kept())
+        self._open[trial.id] = variant
+        best = self._best()
+        if (
+            best is trial
+            and (before is None or self._price(trial) < self._price(before))
+            and self.tools.improved is not None
+        ):
+            self.tools.improved(variant, {"chosen": trial, "trials": list(self.trials)})
+        wanted = {0} | ({best.id} if best is not None else set())
+        for number in [n for n in self._open if n not in wanted]:
+            self._open.pop(number).close()
+
+    def _best(self) -> Trial | None:
+        """The cheapest trial that will likely be proved."""
+        good = [t for t in self.trials if t.met and self._allowed(t)]
+        return min(good, key=self._price) if good else None
+
+    def _allowed(self, trial: Trial) -> bool:
+        return all(trial.assignment[u.name] in u.candidates or trial.id == 0 for u in self.request.units) and (
+            trial.id != 0 or all(FLOAT in u.candidates for u in self.request.units)
+        )
+
+    def _price(self, trial: Trial) -> float:
+        return float(trial.bytes) if self.request.objective == "size" else trial.seconds
+
+    def _known(self, assignment: Mapping[str, str]) -> Trial | None:
+        return next((t for t in self.trials if t.assignment == assignment), None)
+
+    def _plan(self, assignment: Mapping[str, str]) -> Plan:
+        return plan_of(self.request.units, assignment, self.request.pins)
+
+    def _tried(self, unit: Unit) -> Unit:
+        effort, objective = self.request.effort, self.request.objective
+        return _with(unit, candidates(unit.candidates, effort, objective, len(unit.candidates) == 1))
+
+    # -- proof -------------------------------------------------------------------------------------------------------
+    def _prove(self) -> Outcome:
+        sequence = self._sequence()
+        if not sequence:
+            self._infeasible(None)
+        final = self.request.splits.final
+        self._say("scoring the float model on the final samples")
+        judge = Judge(
+            self.request.bar,
+            self.request.scorer,
+            final,
+            self._outputs(final),
+            self.request.coverage,
+            self.request.confidence,
+        )
+        results: list[tuple[Trial, Variant, dict[str, np.ndarray], list[Verdict]]] = []
+        for number, trial in enumerate(sequence):
+            self._say(f"proving on the final samples: {trial.label}", number, len(sequence))
+            variant = self._open.get(trial.id) or self.tools.build(self._plan(trial.assignment))
+            self._open[trial.id] = variant
+            scores = judge.scores(variant)
+            results.append((trial, variant, scores, judge.verdicts(scores)))
+            if not all(v.holds for v in results[-1][3]):
+                break
+        at = fixed_sequence([r[3] for r in results])
+        if at is None:
+            self._infeasible(results[0][3])
+            raise AssertionError
+        chosen, variant, scores, verdicts = results[at]
+        if self.request.objective != "size" and chosen.id != 0:
+            chosen, variant, scores, verdicts = self._never_slower(results[: at + 1], judge)
+        self._open.pop(chosen.id, None)
+        self._ended("proof")
+        return Outcome(
+            variant, chosen, verdicts, scores, self.trials, list(self.units), self.costs, self.table,
+            self._solutions.get(chosen.id), self.dropped, self.phases,
+        )  # fmt: skip
+
+    def _sequence(self) -> list[Trial]:
+        """Plans from the safest to the cheapest, each cheaper than the one before."""
+        allowed = [t for t in self.trials if self._allowed(t)]
+        best = self._best()
+        chain: list[Trial] = []
+        if best is not None:
+            safer = [t for t in allowed if t.most_used <= 0.7 * best.most_used and t.met]
+            chain = [*([min(safer, key=self._price)] if safer else []), best]
+        bolder = [
+            t for t in allowed if 1.0 < t.most_used <= 1.15 and (best is None or self._price(t) < self._price(best))
+        ]
+        chain += sorted(bolder, key=lambda t: t.most_used)[:1]
+        if allowed and allowed[0].id == 0 and allowed[0] not in chain:
+            chain.insert(0, allowed[0])
+        elif not chain and allowed:  # pins forbid float: the best there is
+            chain = [min(allowed, key=lambda t: t.most_used)]
+        return chain
+
+    def _never_slower(self, results: Sequence[Any], judge: Judge) -> Any:
+        """The result, or the float model where that turns out to be as fast."""
+        chosen, variant, _, _ = results[-1]
+        float_seconds, own = self.tools.clock([self.float, variant])
+        chosen.seconds = own * self.float_seconds / float_seconds
+        if own <= float_seconds * 1.01 or results[0][0].id != 0:
+            return results[-1]
+        self.dropped.append(
+            f"the plan found takes {own * 1e3:.3g} ms a call and float {float_seconds * 1e3:.3g} ms: the model stays float"
+        )
+        return results[0]
+
+    def _infeasible(self, verdicts: Sequence[Verdict] | None) -> None:
+        best = min((t for t in self.trials if self._allowed(t)), key=lambda t: t.most_used, default=None)
+        reached = ", ".join(f"{term}: {value:.6g}" for term, value in best.quality.items()) if best else "nothing"
+        why = f" ({next(v.sentence for v in verdicts if not v.holds)})" if verdicts else ""
+        raise BudgetError(
+            f"no plan meets {self.request.bar}; the best reached is {reached}{why}",
+            "ask for less, give more samples, or pin fewer layers to low precision",
+        )
+
+    # -- progress ----------------------------------------------------------------------------------------------------
+    def _say(self, what: str, done: int = 0, total: int = 0) -> None:
+        if self.tools.progress is not None:
+            self.tools.progress(what, done, total)
+
+    def _ended(self, phase: str) -> None:
+        now = time.monotonic()
+        self.phases[phase] = self.phases.get(phase, 0.0) + now - self._phase_began
+        self._phase_began = now
+
+    def _late(self) -> bool:
+        limit = self.request.effort.seconds
+        return limit is not None and time.monotonic() - self.began > 0.8 * limit
+
+
+def _uniform(unit: Unit, precision: str) -> str:
+    """What a unit does in a model of one precision: attention is bf16 below float where it can be."""
+    if precision in unit.candidates:
+        return precision
+    if unit.kind == "attention" and "bf16" in unit.candidates:
+        return "bf16"
+    return FLOAT if FLOAT in unit.candidates else unit.candidates[0]
+
+
+def _main(assignment: Mapping[str, str]) -> str:
+    """The precision of a uniform assignment: the one most units have that is neither float nor attention's."""
+    names = [p for p in assignment.values() if p != FLOAT]
+    other = [p for p in names if p != "bf16"]
+    return max(other or names or [FLOAT], key=(other or names or [FLOAT]).count)
+
+
+def _mix(units: Sequence[Unit], assignment: Mapping[str, str]) -> str:
+    """An assignment in words: "12 w8a8, 6 bf16, 1 f32"."""
+    counts: dict[str, int] = {}
+    for unit in units:
+        counts[assignment[unit.name]] = counts.get(assignment[unit.name], 0) + 1
+    return ", ".join(f"{n} {p}" for p, n in sorted(counts.items(), key=lambda item: -item[1]))
+
+
+def _with(unit: Unit, kept: Sequence[str]) -> Unit:
+    from dataclasses import replace
+
+    return replace(unit, candidates=tuple(kept))
+
+
+def _without(unit: Unit, dropped: set[str]) -> Unit:
+    kept = [p for p in unit.candidates if p not in dropped]
+    return _with(unit, kept or unit.candidates[:1])

@@ -1,0 +1,101 @@
+"""Variants of a model, built and loaded in this process: what a search measures quality and time on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .compiler.graph import Graph
+from .compiler.plan import Plan
+from .compiler.sizes import resized
+from .compiler.target import LaunchCost, MeasureRequest, Target, backend
+from .runtime.timing import interleaved
+
+if TYPE_CHECKING:
+    from .driver import Artifact, Built
+    from .search.workload import Workload
+
+#: Seconds that one variant is timed for at one point of the workload.
+SECONDS = 0.2
+
+
+class Variant:
+    """One plan, built and loaded.
+
+    Attributes:
+        plan: what it was built from.
+        built: graph, program and binary.
+        artifact: the same as it would be saved.
+        bytes: size of what it computes with: weights and code.
+    """
+
+    def __init__(self, plan: Plan, built: Built, artifact: Artifact, threads: int) -> None:
+        """Load it; ``threads`` is how many it may use."""
+        self.plan, self.built, self.artifact = plan, built, artifact
+        self.bytes = sum(member["bytes"] for member in artifact.manifest["members"].values())
+        self._model = artifact.load(threads=threads)
+
+    def outputs(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """The outputs in the graph's order (bf16 as ``uint16`` bits)."""
+        return self._model.flat(inputs)
+
+    def bound(self, inputs: Mapping[str, np.ndarray]) -> Callable[[], Any]:
+        """A call on ``inputs`` that does nothing but compute."""
+        return self._model.bind(**inputs)
+
+    def close(self) -> None:
+        """Give its memory back."""
+        self._model.close()
+
+
+class Workbench:
+    """Builds variants of one model and measures them at the points of a workload.
+
+    Args:
+        make: a plan to what was built and the artifact of it.
+        graph: whose inputs the workload's dims speak of.
+        example: arrays by input name that are cut or repeated to the workload's sizes.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[Plan], tuple[Built, Artifact]],
+        graph: Graph,
+        target: Target,
+        workload: Workload,
+        example: Mapping[str, np.ndarray],
+    ) -> None:
+        self._make, self._target, self._workload = make, target, workload
+        self._points = [resized(graph.inputs, example, dims) for dims in workload.dims]
+        self._weights = workload.weights
+
+    def build(self, plan: Plan) -> Variant:
+        """The model by ``plan``, loaded.
+
+        Raises:
+            PlanishError: as ``driver.build``.
+        """
+        built, artifact = self._make(plan)
+        return Variant(plan, built, artifact, self._workload.threads)
+
+    def clock(self, variants: Sequence[Variant]) -> list[float]:
+        """Seconds of one call of each variant over the workload, timed in turns so that they share the machine's moods."""
+        total = np.zeros(len(variants))
+        for inputs, weight in zip(self._points, self._weights, strict=True):
+            calls = {str(i): variant.bound(inputs) for i, variant in enumerate(variants)}
+            times = interleaved(calls, SECONDS * len(variants))
+            total += weight * np.array([times[str(i)].median for i in range(len(variants))])
+        return [float(seconds) for seconds in total]
+
+    def costs(self, variants: Sequence[Variant]) -> list[list[list[LaunchCost]]]:
+        """What every launch costs: per variant, per point of the workload, in the order of the program."""
+        requests = [
+            MeasureRequest(variant.built.program, variant.built.binary, inputs, dims, self._workload.threads)
+            for variant in variants
+            for inputs, dims in zip(self._points, self._workload.dims, strict=True)
+        ]
+        found = backend(self._target.backend).measure(requests, self._target)
+        points = len(self._points)
+        return [found[i : i + points] for i in range(0, len(found), points)]

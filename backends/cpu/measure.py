@@ -25,7 +25,7 @@ from ...compiler.profile import phase
 from ...compiler.target import LaunchCost, MeasureRequest, Target
 from . import isa
 from .peaks import peaks
-from .running import Running, solve_symbols
+from .running import Running, Weights, solve_symbols
 from .timings import Timing, Timings, timing_key
 
 #: Calls that count in one turn of a program.
@@ -99,7 +99,7 @@ def _timed(requests: Sequence[MeasureRequest], keys: Sequence[Sequence[str]], se
     for threads in dict.fromkeys(r.threads for r in requests):
         chosen = [i for i, r in enumerate(requests) if r.threads == threads]
         anchor: float | None = None
-        for group in _groups([weight_bytes(requests[i].unit) for i in chosen], MEMORY):
+        for group in _groups([requests[i].unit for i in chosen], MEMORY):
             members = [chosen[i] for i in group]
             # A thread of its own: the caller's stays on whatever cores it has.
             with ThreadPoolExecutor(1, initializer=_pin, initargs=(threads,)) as worker:
@@ -121,11 +121,12 @@ def _timed(requests: Sequence[MeasureRequest], keys: Sequence[Sequence[str]], se
     }
 
 
-def _groups(sizes: Sequence[int], memory: int) -> Iterator[list[int]]:
+def _groups(programs: Sequence[Program], memory: int) -> Iterator[list[int]]:
     """Programs that are in memory together; the first one is in every group."""
     group = [0]
-    for i in range(1, len(sizes)):
-        if len(group) > 1 and sum(sizes[j] for j in (*group, i)) > memory:
+    for i in range(1, len(programs)):
+        together = {id(programs[j]): weight_bytes(programs[j]) for j in (*group, i)}
+        if len(group) > 1 and sum(together.values()) > memory:
             yield group
             group = [0]
         group.append(i)
@@ -142,7 +143,13 @@ def _pin(threads: int) -> None:
 def _run(requests: Sequence[MeasureRequest], seconds: float) -> list[np.ndarray]:
     """Seconds by call and launch, f64 [calls, launches] for each request."""
     with ExitStack() as stack:
-        programs = [stack.enter_context(Running(r.unit, r.binary, r.inputs, r.dims, r.threads)) for r in requests]
+        # A program that is timed at several points of a workload is one set of weights.
+        weights = {id(r.unit): r.unit for r in requests}
+        placed = {key: stack.enter_context(Weights(unit)) for key, unit in weights.items()}
+        programs = [
+            stack.enter_context(Running(r.unit, r.binary, r.inputs, r.dims, r.threads, placed[id(r.unit)]))
+            for r in requests
+        ]
         calls = [sum(program.time()) for program in programs]
         samples: list[list[list[float]]] = [[] for _ in programs]
         end, rounds = time.perf_counter() + seconds, 0

@@ -64,6 +64,7 @@ class Running:
         inputs: an array for each input by name, of its type; others are ignored.
         dims: value of the symbols that the shapes of the inputs do not tell.
         threads: how many threads a call may use.
+        weights: of the program, shared with another that runs it; closed by whoever made them. None: its own.
 
     Attributes:
         symbols: value of every symbol.
@@ -75,8 +76,9 @@ class Running:
     """
 
     def __init__(
-        self, program: Program, binary: bytes, inputs: Mapping[str, np.ndarray], dims: Mapping[str, int], threads: int
-    ) -> None:
+        self, program: Program, binary: bytes, inputs: Mapping[str, np.ndarray], dims: Mapping[str, int], threads: int,
+        weights: Weights | None = None,
+    ) -> None:  # fmt: skip
         self.program, self.threads = program, threads
         self.symbols = solve_symbols(program, inputs, dims)
         self._arrays = [_input(port, inputs[port.name], self.symbols) for port in program.inputs]
@@ -86,14 +88,16 @@ class Running:
         self._seconds = (c_double * max(len(program.launches), 1))()
         self._library: ctypes.CDLL | None = None
         self._model, self._context = c_void_p(), c_void_p()
-        self._weights = _Weights(program)
+        self._own = Weights(program) if weights is None else None
+        given = weights or self._own
+        assert given is not None
         try:
-            self._open(binary)
+            self._open(binary, given)
         except BaseException:
             self.close()
             raise
 
-    def _open(self, binary: bytes) -> None:
+    def _open(self, binary: bytes, weights: Weights) -> None:
         table = host_table()
         library = self._library = _load(binary)
         error = _Error()
@@ -104,9 +108,7 @@ class Running:
         library.planish_destroy.argtypes = library.planish_context_destroy.argtypes = [c_void_p]
         library.planish_bind.argtypes = [c_void_p] * 5 + [POINTER(_Error)]
         library.planish_run_bound.argtypes = [c_void_p]
-        code = library.planish_create(
-            table, self._weights.address, self._weights.size, byref(self._model), byref(error)
-        )
+        code = library.planish_create(table, weights.address, weights.size, byref(self._model), byref(error))
         if code:
             raise PlanishError(f"the program cannot be set up to be timed (code {error.code})")
         self._context = c_void_p(library.planish_context_create(self._model, self.threads))
@@ -161,7 +163,8 @@ class Running:
             handle, self._library = self._library._handle, None
             self._context, self._model = c_void_p(), c_void_p()
             _ctypes.dlclose(handle)  # a search times many programs in one process
-        self._weights.close()
+        if self._own is not None:
+            self._own.close()
 
     def __enter__(self) -> Running:
         return self
@@ -224,8 +227,16 @@ def _load(binary: bytes) -> ctypes.CDLL:
         os.unlink(path)
 
 
-class _Weights:
-    """The packed weights of a program in memory, as the runtime places them (``runtime/weights.py``)."""
+class Weights:
+    """The packed weights of a program in memory, as the runtime places them (``runtime/weights.py``); a context manager.
+
+    Attributes:
+        address: where they start; valid until ``close``.
+        size: their bytes.
+
+    Raises:
+        PlanishError: there is no memory for them.
+    """
 
     def __init__(self, program: Program) -> None:
         self.size = weight_bytes(program)
@@ -255,7 +266,9 @@ class _Weights:
         self._copy(begin, data[: first - begin])
         if first < last:
             # A look-up touches few rows of a table: mapped from a file, the rest of it takes no memory.
-            with tempfile.TemporaryFile(dir=toolchain.cache_directory()) as file:
+            folder = toolchain.cache_directory()
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as file:
                 file.write(data[first - begin : last - begin].data)
                 file.flush()
                 flags = mmap.MAP_PRIVATE | _MAP_FIXED
@@ -273,9 +286,16 @@ class _Weights:
         return int(found)
 
     def close(self) -> None:
+        """Unmap them."""
         if self._region:
             self._libc.munmap(self._region, self._length)
             self._region = 0
+
+    def __enter__(self) -> Weights:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 @cache

@@ -16,6 +16,8 @@ _HOME = {
     "Artifact": "driver",
     "compile": "driver",
     "load": "runtime",
+    "Dataset": "search.dataset",
+    "Workload": "search.workload",
     "Instrument": "compiler.pipeline",
     "Pass": "compiler.pipeline",
     "PassContext": "compiler.pipeline",

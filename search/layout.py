@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..compiler.dims import Bounds, Dim, symbols
+from ..compiler.dims import Bounds, Dim, symbol, symbols
 from ..compiler.graph import Graph
 from ..compiler.types import DType
 
@@ -60,6 +60,11 @@ class Layout:
         lasts = [v.type.shape[0] if v.type.shape else None for v in graph.outputs]
         single = bool(ports) and all(d == 1 for d in [*firsts, *lasts])
         return Layout(ports, bounds, None, single, frozenset(p.name for p in ports) if single else frozenset())
+
+    @property
+    def symbol_dim(self) -> Dim | None:
+        """The dimension that counts samples."""
+        return None if self.symbol is None else symbol(self.symbol)
 
     @property
     def has_rows(self) -> bool:

@@ -31,7 +31,7 @@ def _cosine(reference: np.ndarray, output: np.ndarray) -> np.ndarray:
     a, b = _vectors(reference, output)
     lengths = np.sqrt(_dot(a, a)) * np.sqrt(_dot(b, b))
     both_zero = ~a.any(axis=1) & ~b.any(axis=1)
-    cosine = np.divide(_dot(a, b), lengths, out=both_zero.astype(np.float64), where=lengths != 0)
+    cosine = np.divide(_dot(a, b), lengths, out=np.asarray(both_zero, np.float64), where=lengths != 0)
     return np.clip(cosine, -1.0, 1.0)
 
 

@@ -86,9 +86,8 @@ class Score:
         Raises:
             UsageError: the function raises, or returns something else.
         """
-        outputs = arrays[0] if self._takes_array else Outputs(self._names, arrays)
         try:
-            made = self._function(outputs, batch.inputs) if self._takes_inputs else self._function(outputs)
+            made = self.apply(arrays, batch.inputs)
         except PlanishError:
             raise
         except Exception as error:
@@ -98,6 +97,11 @@ class Score:
                 raise UsageError(f"the score function {self.name} returned nothing to compare")
             return {str(key): self._array(value, batch) for key, value in made.items()}
         return self._array(made, batch)
+
+    def apply(self, arrays: Sequence[Any], inputs: Mapping[str, Any]) -> Any:
+        """What the function returns, for arrays of any library that it can work with (gradients need tensors)."""
+        outputs = arrays[0] if self._takes_array else Outputs(self._names, arrays)
+        return self._function(outputs, inputs) if self._takes_inputs else self._function(outputs)
 
     def _array(self, value: Any, batch: Batch) -> np.ndarray:
         array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)

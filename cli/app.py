@@ -15,12 +15,15 @@ import typer
 
 from .. import __version__
 from .bench import bench
+from .bisect import bisect
 from .cache import cache
 from .compile import compile_model
 from .doctor import doctor
+from .explain import explain as explain_precision
 from .inspect import inspect
 from .output import print_error, print_json
 from .passes import passes
+from .report import report
 from .run import run_model
 from .targets import targets
 from .verify import verify
@@ -60,6 +63,9 @@ _COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("inspect", inspect),
     ("bench", bench),
     ("verify", verify),
+    ("explain", explain_precision),
+    ("report", report),
+    ("bisect", bisect),
     ("passes", passes),
     ("targets", targets),
     ("doctor", doctor),

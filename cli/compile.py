@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ..compiler.artifact.companions import check_beside, folder_beside
-from ..compiler.errors import UsageError
+from ..compiler.errors import BudgetError, UsageError
 from ..compiler.profile import phase, profiling
+from .early import EarlyResults, Interrupted
 from .extra import load_ops, load_pass
 from .inspect import launches_in_words
 from .needs import runs_on
 from .options import Debug, Json, Model, Task, parse_precision
 from .output import print_facts, print_heading, print_json, quoted, seconds, size
 from .profile import print_profile
+from .progress import progress
 from .result import Measured, measure_result
+from .search_options import (
+    Budget,
+    Calibration,
+    Confidence,
+    Coverage,
+    EffortOption,
+    Evaluation,
+    ExecutorOption,
+    Metrics,
+    Objective,
+    PlanFile,
+    Restart,
+    SavePlan,
+    ScoreOption,
+    SearchThreads,
+    Seed,
+    Workloads,
+    plan_argument,
+    search_arguments,
+)
 from .source import Source, load_source
 
 
@@ -32,10 +53,29 @@ def compile_model(
     precision: Annotated[
         list[str] | None,
         typer.Option(
-            "--precision", "-p", metavar="[GLOB=]PRECISION", help="f32, bf16 or w8a8-dynamic; for all or for some."
+            "--precision",
+            "-p",
+            metavar="[GLOB=]PRECISION",
+            help="f32, bf16, w8a8-dynamic, ...; for all or for some. With a budget it pins; auto decides the rest.",
         ),
     ] = None,
     task: Task = None,
+    budget: Budget = None,
+    calibration: Calibration = None,
+    evaluation: Evaluation = None,
+    score: ScoreOption = None,
+    metric: Metrics = None,
+    workload: Workloads = None,
+    threads: SearchThreads = None,
+    objective: Objective = None,
+    effort: EffortOption = None,
+    seed: Seed = None,
+    coverage: Coverage = None,
+    confidence: Confidence = None,
+    executor: ExecutorOption = None,
+    restart: Restart = False,
+    plan: PlanFile = None,
+    save_plan: SavePlan = None,
     target: Annotated[str, typer.Option("--target", help="What to compile for; planish targets lists them.")] = "cpu",
     extra: Annotated[
         list[str] | None,
@@ -67,8 +107,18 @@ def compile_model(
 
     The callable returns (module, args[, kwargs[, dynamic_shapes]]). For a folder, inputs and bounds are derived and printed,
     and its tokenizer is copied to X.tokenizer beside X.planish. Nothing is downloaded.
+
+    With --budget and --calibration the precision of every layer is searched for: the fastest (or smallest) model, measured
+    here, that is proved to meet the budget. An interrupted search goes on when the same command is run again.
     """
-    plan = parse_precision(precision or ())
+    asked = plan_argument(parse_precision(precision or ()), plan, budget)
+    wanted = search_arguments(
+        calibration=calibration, evaluation=evaluation, score=score, metrics=metric, budget=budget, workload=workload,
+        threads=threads, objective=objective, effort=effort, seed=seed, coverage=coverage, confidence=confidence,
+        executor=executor, restart=restart,
+    )  # fmt: skip
+    if save_plan is not None:
+        check_plan_file(save_plan)
     passes = [load_pass(text, target) for text in extra or ()]
     if output is not None:
         check_output(output)
@@ -85,24 +135,42 @@ def compile_model(
     from ..driver import compile as compile_source
 
     start = time.perf_counter()
-    with profiling() as profile, progress(silent=json) as report:
-        artifact = compile_source(
-            source.model,
-            source.args,
-            source.kwargs,
-            dynamic_shapes=source.dynamic_shapes,
-            target=target,
-            precision=plan,
-            passes=passes,
-            pipeline=pipeline,
-            dump=dump,
-            check_each_pass=check_each_pass,
-            progress=report,
-            debug=debug,
-        )
-        artifact.companions = source.companions
-        with phase("write"):
-            artifact.save(path)
+    early = EarlyResults(path)
+    if budget is not None:
+        wanted["improved"] = early
+    try:
+        with profiling() as profile, progress(silent=json) as report:
+            artifact = compile_source(
+                source.model,
+                source.args,
+                source.kwargs,
+                dynamic_shapes=source.dynamic_shapes,
+                target=target,
+                precision=asked,
+                passes=passes,
+                pipeline=pipeline,
+                dump=dump,
+                check_each_pass=check_each_pass,
+                progress=report,
+                debug=debug,
+                **wanted,
+            )
+            artifact.companions = source.companions
+            with phase("write"):
+                artifact.save(path)
+                if save_plan is not None:
+                    save_plan.write_text(artifact.plan.to_toml(), encoding="utf-8")
+        early.done()
+    except KeyboardInterrupt:
+        if budget is None:
+            raise
+        early.done()
+        raise interrupted(path, early.written) from None
+    except BaseException as error:
+        early.take_back()
+        if isinstance(error, BudgetError) and error.hint is None:
+            error.hint = "ask for less, or for --effort thorough"
+        raise
     artifact.report["profile"] = profile.to_data()
     took = time.perf_counter() - start
     result = measure_result(path, source) if measure else None
@@ -118,12 +186,14 @@ def compile_model(
                 "report": artifact.report,
                 "measured": result.as_dict() if result else None,
                 "dump": str(dump) if dump else None,
+                "plan": artifact.plan.to_data(),
+                "plan_file": str(save_plan) if save_plan else None,
             }
         )
         return
     if profile_compile:
         print_profile(artifact.report["profile"])
-    show(path, artifact, took, result, source, dump)
+    show(path, artifact, took, result, source, dump, save_plan)
 
 
 def check_output(path: Path) -> None:
@@ -136,10 +206,33 @@ def check_output(path: Path) -> None:
         raise UsageError(f"there is no folder {str(path.resolve().parent)!r} to write {path.name} to", "make it first")
 
 
-def show(path: Path, artifact: Any, took: float, result: Measured | None, source: Source, dump: Path | None) -> None:
-    """What came of it: speed, size, quality, where it runs, and the next command."""
+def check_plan_file(path: Path) -> None:
+    """Raise a UsageError where ``path`` cannot become a plan."""
+    if path.suffix != ".toml":
+        raise UsageError(f"--save-plan {str(path)!r} is no TOML file", f"write {path.stem or 'plan'}.toml")
+    if path.is_dir() or not path.resolve().parent.is_dir():
+        raise UsageError(f"there is no folder {str(path.resolve().parent)!r} to write {path.name} to", "make it first")
+
+
+def interrupted(path: Path, written: bool) -> Interrupted:
+    """What a user who stopped a search is told."""
+    kept = f"; {path} holds the best so far, which is not proved yet" if written else ""
+    return Interrupted(f"interrupted, and what was measured is kept{kept}", "run the same command again to go on")
+
+
+def show(
+    path: Path, artifact: Any, took: float, result: Measured | None, source: Source, dump: Path | None,
+    plan_file: Path | None = None,
+) -> None:  # fmt: skip
+    """What came of it: what was proved where something was searched for; speed, size, quality, where it runs, what is next."""
     print_heading(f"{path} compiled in {seconds(took)}")
     facts: list[tuple[str, str]] = []
+    searched = "search" in artifact.report
+    if searched:
+        from .search_result import search_facts
+
+        print_facts(search_facts(artifact.report))
+        print_heading("the file")
     if result is not None:
         facts += result.facts()
     facts.append(
@@ -157,6 +250,17 @@ def show(path: Path, artifact: Any, took: float, result: Measured | None, source
         facts.append(("dump", f"the graph after each pass is in {dump}"))
     if source.companions:
         facts.append(("beside it", f"{folder_beside(path)} with {', '.join(source.companions)}"))
+    if plan_file is not None:
+        facts.append(
+            (
+                "plan",
+                f"{plan_file}; planish compile {quoted(source.text)} --plan {quoted(plan_file)} builds exactly this",
+            )
+        )
+    if searched:
+        facts.append(
+            ("why", f"planish explain {quoted(path)}, or planish report {quoted(path)} -o {quoted(path.stem)}.html")
+        )
     task = f" --task {source.task}" if source.task else ""
     facts.append(("next", f"planish verify {quoted(path)} --against {quoted(source.text)}{task}"))
     print_facts(facts)
@@ -170,21 +274,3 @@ def kernels(report: Mapping[str, Any], path: Path) -> str:
 
 def _kind(note: Any) -> str:
     return str(note.get("kind", "") if isinstance(note, dict) else getattr(note, "kind", ""))
-
-
-@contextlib.contextmanager
-def progress(silent: bool) -> Iterator[Callable[[str, int, int], None] | None]:
-    """A line on the terminal that says what is being done; nothing where stderr is no terminal."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if silent or not console.is_terminal:
-        yield None
-        return
-    with console.status("capturing the model") as status:
-
-        def report(what: str, done: int, total: int) -> None:
-            if what:
-                status.update(f"{what} ({done + 1} of {total})" if total else what)
-
-        yield report

@@ -63,7 +63,7 @@ def parse_precision(values: Sequence[str]) -> str | dict[str, str] | None:
     return plan if rest is None or "*" in plan else {**plan, "*": rest}
 
 
-def parse_dims(values: Sequence[str] | None) -> dict[str, int]:
+def parse_dims(values: Sequence[str] | None, option: str = "--dims") -> dict[str, int]:
     """``["batch=1,seq=128"]`` as ``{"batch": 1, "seq": 128}``.
 
     Raises:
@@ -73,6 +73,8 @@ def parse_dims(values: Sequence[str] | None) -> dict[str, int]:
     for item in (part for value in values or () for part in value.split(",") if part.strip()):
         name, _, size = (s.strip() for s in item.partition("="))
         if not name or not size.isdecimal():
-            raise UsageError(f"--dims {item.strip()!r} is not of the form NAME=N", "for example --dims batch=1,seq=128")
+            raise UsageError(
+                f"{option} {item.strip()!r} is not of the form NAME=N", f"for example {option} batch=1,seq=128"
+            )
         sizes[name] = int(size)
     return sizes

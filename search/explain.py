@@ -121,7 +121,7 @@ def _verdict(unit: Unit, precision: str, saves: float | None, why_not: str | Non
     ]
     if saves is not None and saves <= 0:
         slower = f"takes {seconds(-saves)} more" if saves < 0 else "takes as long"
-        return slower + ("" if worse else ", though it loses less or as much")
+        return slower + ("" if worse else " for less loss, or as much")
     if worse:
         term, more = max(worse, key=lambda item: item[1])
         many = f" in {term}" if len(record.terms) > 1 else ""

@@ -117,7 +117,7 @@ def decide(
     workload = wish.workload or Workload([sizes_of(graph.inputs, example)])
     workload.check(graph.symbols)
     store = WeightStore()
-    batches = [batch.inputs for batch in splits.calibration.first(effort.calibration).batches]
+    batches = [batch.inputs for batch in splits.calibration.sample(effort.calibration, wish.seed).batches]
     units = find_units(graph, target, pins)
     request = Request(
         graph, units, pins, bar, scorer, splits, wish.objective, effort, workload.weights, wish.coverage, wish.confidence,
@@ -135,9 +135,8 @@ def decide(
             record = interim(request, known["trials"], known["chosen"], **words)
             wish.improved(_with_record(variant.artifact, record))
 
-    data = "".join(part.sha256 for part in (splits.calibration, splits.development, splits.final))
     key = hash_bytes(
-        source.encode(), str(bar).encode(), data.encode(), str(target).encode(), repr(workload.to_data()).encode(),
+        source.encode(), str(bar).encode(), splits.sha256.encode(), str(target).encode(), repr(workload.to_data()).encode(),
         repr((wish.objective, wish.seed, wish.coverage, wish.confidence, scorer.words, pins.to_data())).encode(),
         platform.node().encode(),
     )  # fmt: skip

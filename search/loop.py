@@ -31,6 +31,7 @@ from .budget import Bar, Verdict, fixed_sequence
 from .cost import CostTable
 from .effort import Effort, candidates
 from .journal import Journal
+from .margin import FAR
 from .metrics import Scorer
 from .samples import Splits
 from .sensitivity import METHODS, Job, Table, pairwise
@@ -281,13 +282,7 @@ class Search:
 
     def _first_guess(self, allowed: Mapping[str, float]) -> float:
         """A limit from the uniform trials: how much more of the bar they use up than their added losses say."""
-        ratios = []
-        for trial in self.trials[1:]:
-            for term, limit in allowed.items():
-                added = self._added(trial.assignment, term)
-                if added > 0 and limit > 0 and 0 < trial.usage.get(term, 0.0) < 1e5:
-                    ratios.append(trial.usage[term] * limit / added)
-        return 1.0 / float(np.median(ratios)) if ratios else 0.4
+        return 1.0 / max((self._usage_per_loss(term, limit) for term, limit in allowed.items()), default=2.5)
 
     def _added(self, assignment: Mapping[str, str], term: str) -> float:
         total = sum(self.losses.get((u, p), {}).get(term, 0.0) for u, p in assignment.items())
@@ -342,15 +337,29 @@ class Search:
                 saved = (size - after[1]) / size if self.request.objective == "size" else (seconds - after[0]) / seconds
                 if saved <= 1 - WORTH:
                     continue
-                worse = 0.0
-                for term in allowed:
-                    now = self._added(best.assignment, term)
-                    grown = self._added(changed, term) / now if now > 0 else 1.0
-                    usage = best.usage.get(term, 1.0) * grown
-                    worse = max(worse, usage)
+                worse = self._expected_usage(changed, best, allowed)
                 if worse <= 1.1:
                     found.append((saved / max(worse - best.most_used, 1e-3), step))
         return max(found)[1] if found else None
+
+    def _expected_usage(self, assignment: Mapping[str, str], near: Trial, allowed: Mapping[str, float]) -> float:
+        """What a plan will use of the bar, from the added losses and what trials, first of all the one ``near`` it, used."""
+        worst = 0.0
+        for term, limit in allowed.items():
+            added, known = self._added(assignment, term), self._added(near.assignment, term)
+            if known > 0 and 0 < near.usage[term] < FAR:
+                worst = max(worst, near.usage[term] * added / known)
+            else:
+                worst = max(worst, self._usage_per_loss(term, limit) * added / limit if limit > 0 else FAR)
+        return worst
+
+    def _usage_per_loss(self, term: str, limit: float) -> float:
+        """How much more of the bar the trials used than their added losses say: the median of the trials."""
+        ratios = [
+            t.usage[term] * limit / added for t in self.trials[1:]
+            if (added := self._added(t.assignment, term)) > 0 and limit > 0 and 0 < t.usage.get(term, 0.0) < FAR
+        ]  # fmt: skip
+        return float(np.median(ratios)) if ratios else 2.5
 
     # -- trials ------------------------------------------------------------------------------------------------------
     def _try(

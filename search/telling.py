@@ -158,7 +158,7 @@ def _reason(unit: Unit, tried: Unit, chosen: str, outcome: Outcome) -> str:
     if chosen == FLOAT:
         if tuple(tried.candidates) == (FLOAT,):
             return "float: nothing else pays"
-        return "float: what the others save is worth more elsewhere"
+        return "float: what is cheaper would use up too much of the bar here"
     return f"{chosen}: {speed}"
 
 

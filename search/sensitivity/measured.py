@@ -98,9 +98,8 @@ def measure_all(job: Job, assignments: Sequence[tuple[Choice, ...]], what: str) 
             here = isinstance(pool, ThreadPoolExecutor)
             yield Task(chosen, {} if here else _variants(context, chosen))
 
-    with executor(None) if job.executor is None else nullcontext(job.executor) as pool:
-        with keeping_threads():
-            spread(pool, measure, context, tasks(pool), done=finished)
+    with executor(None) if job.executor is None else nullcontext(job.executor) as pool, keeping_threads():
+        spread(pool, measure, context, tasks(pool), done=finished)
     return [f for f in found if f is not None], known, evaluations
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 
 import numpy as np
 import torch
@@ -289,12 +290,9 @@ class Replay:
         return found
 
     def _most_stacked(self, run: Run, suffix: Suffix) -> int:
-        widest = 1
-        for step in suffix.steps:
-            for v in step.outputs:
-                if v.dtype.size:
-                    widest = max(widest, _size(v.type.elements, run.env) * v.dtype.size)
-        return max(1, MOST_STACKED_BYTES // widest)
+        types = dict.fromkeys(v.type for step in suffix.steps for v in step.outputs)
+        widest = max(prod(_size(d, run.env) for d in t.shape) * t.dtype.size for t in types)
+        return max(1, MOST_STACKED_BYTES // max(1, widest))
 
     def _behind(
         self, run: Run, suffix: Suffix, assignments: Sequence[Mapping[int, str]], ahead: Sequence[list[Tensor]]

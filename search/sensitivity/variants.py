@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...compiler.graph import Graph, Node
 from ...compiler.precision import find_precision
 from ...compiler.text import parse_graph, print_graph
+from ..units import Unit, nodes_of
 from .replay import Small
+from .table import FLOAT
 
 if TYPE_CHECKING:
     from ...passes.weights.store import WeightStore
@@ -43,6 +44,39 @@ def quantise(graph: Graph, nodes: Sequence[Node], precision: str, store: WeightS
     return quantized(graph, nodes, find_precision(precision), store=WeightStore() if store is None else store)
 
 
+def calibrate_units(
+    graph: Graph,
+    units: Sequence[Unit],
+    batches: Sequence[Mapping[str, np.ndarray]],
+    store: WeightStore,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> None:
+    """Make the weights of every unit at every candidate and put them in ``store`` (``passes.calibrate.calibrate``).
+
+    The builds of a search do the same, unit by unit and precision by precision; what is in the store already is not made again.
+
+    Args:
+        graph: the decision graph.
+        units: of it.
+        batches: calibration data; the store keeps what belongs to one data set only, so it has to be that of the builds.
+        store: filled.
+        progress: called with (what, done, total).
+    """
+    from ...compiler.pass_protocol import PassContext
+    from ...passes.calibrate import calibrate
+    from ...passes.quantize import requests_of
+
+    requests = [
+        request
+        for unit in units
+        if unit.kind != "embedding"  # rows of a table are rounded whatever looks them up
+        for precision in unit.candidates
+        if precision != FLOAT
+        for request in requests_of(nodes_of(graph, unit), find_precision(precision))
+    ]
+    calibrate(graph, requests, batches, store, PassContext(progress=progress))
+
+
 def name_of(nodes: Sequence[Node], precision: str) -> str:
     """What a variant is called in every process."""
     return "|".join((precision, *(n.outputs[0].name for n in nodes)))
@@ -62,7 +96,6 @@ class Variants:
     store: WeightStore | None = None
     given: Mapping[str, Sent] = field(default_factory=dict)
     _ready: dict[str, Small] = field(default_factory=dict)
-    _lock: Any = field(default_factory=threading.Lock)
 
     def __call__(self, unit: int, nodes: Sequence[Node], precision: str) -> Small:
         """The variant of a piece, kept until :meth:`forget`."""

@@ -6,9 +6,9 @@ from itertools import product
 
 import numpy as np
 import pytest
-from solver_cases import random_model, random_problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from solver_cases import random_model, random_problem
 
 from planish.search import solve as module
 from planish.search.greedy import greedy

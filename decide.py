@@ -114,7 +114,9 @@ def decide(
     evaluation = None if wish.evaluation is None else load_samples(wish.evaluation, graph, progress=progress)
     splits = split(samples, evaluation, bar, wish.seed, confidence=wish.confidence, coverage=wish.coverage)
     example = example or dict(splits.calibration.batches[0].inputs)
-    workload = wish.workload or Workload([sizes_of(graph.inputs, example)])
+    workload = wish.workload or Workload([{}])
+    if not any(workload.dims):  # threads alone were asked for
+        workload = Workload([sizes_of(graph.inputs, example)], workload.threads)
     workload.check(graph.symbols)
     store = WeightStore()
     batches = [batch.inputs for batch in splits.calibration.sample(effort.calibration, wish.seed).batches]
@@ -144,11 +146,14 @@ def decide(
         journal = stack.enter_context(Journal(wish.journal or cache_directory() / "search" / f"{key[:24]}.sqlite", key))
         if wish.restart:
             journal.clear()
+        resumed = 0 if wish.restart else journal.resumed
+        if progress is not None and resumed:
+            progress(f"going on with {resumed} measurements of an earlier run", 0, 0)
         executor = stack.enter_context(open_executor(wish.executor))
         tools = Tools(bench.build, bench.clock, bench.costs, improved, progress)
         outcome = Search(request, tools, store, journal, executor).run()
     try:
-        artifact = _with_record(outcome.variant.artifact, told(request, outcome, **words))
+        artifact = _with_record(outcome.variant.artifact, {**told(request, outcome, **words), "resumed": resumed})
         _add_kernels(artifact, bench, outcome.variant)
     finally:
         outcome.variant.close()

@@ -173,7 +173,7 @@ def compile_model(
         raise
     artifact.report["profile"] = profile.to_data()
     took = time.perf_counter() - start
-    result = measure_result(path, source) if measure else None
+    result = measure_result(path, source, *workload_of(artifact.report)) if measure else None
     if json:
         print_json(
             {
@@ -194,6 +194,12 @@ def compile_model(
     if profile_compile:
         print_profile(artifact.report["profile"])
     show(path, artifact, took, result, source, dump, save_plan)
+
+
+def workload_of(report: Mapping[str, Any]) -> tuple[Mapping[str, int] | None, int | None]:
+    """Sizes and threads at which a search timed first; None and None where there was none."""
+    found = report.get("search", {}).get("workload")
+    return (found["dims"][0], found["threads"]) if found else (None, None)
 
 
 def check_output(path: Path) -> None:
@@ -234,7 +240,7 @@ def show(
         print_facts(search_facts(artifact.report))
         print_heading("the file")
     if result is not None:
-        facts += result.facts()
+        facts += [(name, words) for name, words in result.facts() if not searched or name == "speed"]
     facts.append(
         (
             "size",

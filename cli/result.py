@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -64,12 +65,21 @@ class Measured:
         ]
 
 
-def measure_result(path: Path, source: Source) -> Measured:
-    """Load the file, run it beside its source for a second, compare their outputs."""
+def measure_result(
+    path: Path, source: Source, at: Mapping[str, int] | None = None, threads: int | None = None
+) -> Measured:
+    """Load the file, run it beside its source for a second, compare their outputs.
+
+    Args:
+        path: the artifact.
+        source: what it was compiled from.
+        at: sizes of the dynamic dimensions to time; those that are missing are the usual ones.
+        threads: to time; None: what the process may use.
+    """
     weights = _source_bytes(source)
     busy = os.getloadavg()[0] > (os.cpu_count() or 1)
     try:
-        model = open_model(path)
+        model = open_model(path, threads)
     except PlanishError as error:  # compiled for another machine
         return Measured(why_not=error.message, source_bytes=weights)
     import torch
@@ -79,12 +89,12 @@ def measure_result(path: Path, source: Source) -> Measured:
         if signature.inputs and not any(source.eager()[1:]):
             return Measured(why_not="the source carries no example inputs", source_bytes=weights)
         example = by_name(signature, *source.eager()[1:])
-        sizes: Sizes = {**signature.sizes_of(example), **signature.usual()}
+        sizes: Sizes = {**signature.sizes_of(example), **signature.usual(), **(at or {})}
         arrays = resized(signature, example, sizes)
-        threads = int(model.threads)
+        used = int(model.threads)
         call = source_call(source, signature, arrays)
         before = torch.get_num_threads()
-        torch.set_num_threads(threads)
+        torch.set_num_threads(used)
         try:
             with torch.inference_mode():
                 times = interleaved({"planish": lambda: model(**arrays), "pytorch": call}, seconds=1.5, least=8)
@@ -93,7 +103,7 @@ def measure_result(path: Path, source: Source) -> Measured:
         found = compare(model(**example), run_source(source, signature, example))
     return Measured(
         sizes=shown(sizes),
-        threads=threads,
+        threads=used,
         planish=times["planish"].best,
         pytorch=times["pytorch"].best,
         judged=shown(signature.sizes_of(example)),

@@ -130,6 +130,10 @@ def search_arguments(
         given["score"] = function("a score function", score)
     if metrics:
         given["metrics"] = dict(_metric(text) for text in metrics)
+    from ..search.budget import Bar
+    from ..search.effort import find_effort
+
+    Bar.parse(budget, given.get("metrics"))  # a slip of the pen is told before any work is done
     if workload or threads:
         given["workload"] = parse_workload(workload or (), threads or 1)
     if objective is not None:
@@ -138,6 +142,7 @@ def search_arguments(
         given["objective"] = objective
     if effort is not None:
         given["effort"] = _effort(effort)
+        find_effort(given["effort"])
     for name, value in (("coverage", coverage), ("confidence", confidence)):
         if value is not None and not 0 < value < 1:
             raise UsageError(f"--{name} {value:g} is no share", "give a number between 0 and 1, for example 0.99")
@@ -208,7 +213,7 @@ def _metric(text: str) -> tuple[str, Any]:
 
 
 def parse_workload(values: Sequence[str], threads: int) -> Any:
-    """``["batch=1,seq=128@0.7", "batch=8,seq=64@0.3"]`` as a ``Workload``.
+    """``["batch=1,seq=128@0.7", "batch=8,seq=64@0.3"]`` as a ``Workload``; without values one at the example's sizes.
 
     Raises:
         UsageError: a value is not of this form, or only some have a weight.
@@ -234,7 +239,7 @@ def parse_workload(values: Sequence[str], threads: int) -> Any:
         raise UsageError(
             "some workloads have a weight and some have none", "write @WEIGHT behind all of them or behind none"
         )
-    return Workload(dims, threads, weights or None)
+    return Workload(dims or [{}], threads, weights or None)
 
 
 def _effort(text: str) -> str | float:

@@ -44,6 +44,8 @@ def search_facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     facts.append(("fared worst", ", ".join(worst)))
     facts.append(("stays as it is", _some(record.never_slower)))
+    if record.resumed:
+        facts.append(("resumed", f"{record.resumed} measurements of an earlier run were used; --restart forgets them"))
     return facts
 
 

@@ -37,7 +37,7 @@ class Candidate(_Data):
 
     precision: str
     seconds: float | None = None
-    bytes: int | None = None
+    bytes: float | None = None
     loss: dict[str, float | None] = Field(default_factory=dict)
     why_not: str | None = None
 
@@ -82,7 +82,7 @@ class Trial(_Data):
     assignment: dict[str, str] = Field(default_factory=dict)
     seconds: float | None = None
     predicted: float | None = None
-    bytes: int | None = None
+    bytes: float | None = None
     quality: dict[str, float | None] = Field(default_factory=dict)
     met: bool = False
     at: float = 0.0
@@ -162,7 +162,7 @@ class FloatModel(_Data):
     """The same model, compiled in f32."""
 
     seconds: float | None = None
-    bytes: int | None = None
+    bytes: float | None = None
 
 
 class Sensitivity(_Data):
@@ -174,7 +174,11 @@ class Sensitivity(_Data):
 
 
 class Record(_Data):
-    """A finished (or interrupted) search. Times in seconds, sizes in bytes."""
+    """A finished (or interrupted) search. Times in seconds, sizes in bytes.
+
+    Attributes:
+        resumed: measurements of an earlier, interrupted run that were used.
+    """
 
     version: int
     asked: Asked = Asked()
@@ -193,6 +197,7 @@ class Record(_Data):
     sensitivity: Sensitivity = Sensitivity()
     phases: dict[str, float] = Field(default_factory=dict)
     complete: bool = True
+    resumed: int = 0
 
     @property
     def best(self) -> Trial | None:

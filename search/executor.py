@@ -78,7 +78,6 @@ def _dask(address: str) -> Executor:
 def _ray(address: str | None) -> Executor:
     try:
         import ray
-        from ray.util.multiprocessing import Pool  # noqa: F401  (is the extra whole?)
     except ImportError:
         raise UsageError("a ray executor needs the package ray", "pip install 'planish[ray]'") from None
     try:

@@ -106,7 +106,7 @@ class LaunchCost:
         label: its name in reports.
         kernel: digest of the kernel's spec.
         sources: modules of the source model that it stands for.
-        seconds: median over the calls; launches of one kernel at equal sizes share their figure.
+        seconds: of a call that nothing disturbs; launches of one kernel at equal sizes share their figure.
         bytes: bytes it has to move at least.
         flops: operations it does.
         weights: bytes of packed weights that it reads; what several launches read is divided among them, so that the sum

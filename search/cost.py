@@ -34,8 +34,9 @@ Choice = tuple[str, str]
 OFFSET, OWN, BOUNDARY, TRIAL = 0.05, 0.1, 0.1, 0.01
 #: No correction takes a figure below this share of what was measured.
 LEAST = 0.1
-#: A gain below this share of the float unit's seconds is none, however small the standard errors are.
-LEAST_GAIN = 0.005
+#: A gain below the first share of the float unit's seconds is none, however small the standard errors are; one above the
+#: second is one, however busy the machine was: trials will tell.
+LEAST_GAIN, CLEAR_GAIN = 0.005, 0.05
 #: Boundaries that the solver sees at most: the largest.
 MOST_PAIRS = 4000
 
@@ -186,7 +187,8 @@ class CostTable:
             if precision == FLOAT or plain not in self._base:
                 continue
             own, other = self._seconds((name, precision)), self._seconds(plain)
-            noise = max(errors * hypot(self.spread[name, precision], self.spread[plain]), LEAST_GAIN * other)
+            noise = errors * hypot(self.spread[name, precision], self.spread[plain])
+            noise = min(max(noise, LEAST_GAIN * other), CLEAR_GAIN * other)
             if own < other - noise:
                 continue
             took = f"{name} in {precision} takes {duration(own)}, {FLOAT} takes {duration(other)}"

@@ -44,7 +44,7 @@ class Timing:
     """What was measured of one kernel at given sizes.
 
     Attributes:
-        seconds: the median.
+        seconds: of a call that nothing disturbs.
         spread: its standard error.
     """
 

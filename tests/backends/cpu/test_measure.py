@@ -234,11 +234,19 @@ def test_the_caller_stays_on_its_cores() -> None:
     assert os.sched_getaffinity(0) == before
 
 
-def test_the_standard_error_of_a_median() -> None:
+def test_the_standard_error() -> None:
     rng = np.random.default_rng(0)
-    medians = [measure._median(rng.normal(10, 2, 101)) for _ in range(400)]
-    actual = np.std([m.seconds for m in medians])
-    assert np.mean([m.spread for m in medians]) == pytest.approx(actual, rel=0.15)
+    found = [measure._undisturbed(rng.normal(10, 2, 101)) for _ in range(600)]
+    actual = np.std([m.seconds for m in found])
+    assert np.mean([m.spread for m in found]) == pytest.approx(actual, rel=0.15)
+
+
+def test_what_disturbs_every_second_call_does_not_count() -> None:
+    rng = np.random.default_rng(0)
+    quiet = 10 + rng.exponential(0.05, 60)
+    busy = quiet + np.where(rng.random(60) < 0.5, rng.exponential(8.0, 60), 0.0)
+    assert measure._undisturbed(busy).seconds == pytest.approx(measure._undisturbed(quiet).seconds, rel=0.005)
+    assert np.median(busy) > 1.005 * np.median(quiet)
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""quantize: write the plan into the graph, as QDQ around int8 linears and as casts around bf16 ops.
+"""quantize: write the plan into the graph, as QDQ around linears, convolutions and lookups, and as casts around bf16 ops.
 
 Nodes carry no precision: after this pass the graph says what is computed, and interpreting it shows the loss.
 """
@@ -6,19 +6,24 @@ Nodes carry no precision: after this pass the graph says what is computed, and i
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
+from ..compiler.errors import UsageError
 from ..compiler.graph import Graph, Node, Value
 from ..compiler.pass_protocol import PassContext, PassResult
-from ..compiler.types import DType, float_to_bf16
-from .calibrate import Statistics, collect
+from ..compiler.precision import PRECISIONS, Precision, kind_of_node
+from .calibrate import calibrate
 from .canonicalize import hoist_constants
-from .precision import CALIBRATION, precision_of
-from .weights.rtn import quantize_rows
-from .weights.smoothquant import Smoothing, choose
+from .precision import CALIBRATION, WEIGHTS, Choice, choice_of
+from .quantize_forms import refusal, write_bf16, write_lookup, write_readers
+from .recipe import Recipe, Request, is_static, make_recipe, recipe_key
+from .weights.store import WeightStore
+
+__all__ = ["Quantize", "Request", "quantized", "requests_of"]
 
 
 @dataclass(frozen=True)
@@ -26,152 +31,162 @@ class Quantize:
     """Materialise the plan.
 
     Args:
-        smooth: choose a SmoothQuant scale per int8 linear on the example data (no data: none).
+        smooth: smooth the inputs of int8 linears on the example data, where the plan names no other method.
     """
 
     name: ClassVar[str] = "quantize"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     lossy: ClassVar[bool] = True
     smooth: bool = True
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         hoist_constants(graph)
-        int8: dict[Value, list[Node]] = defaultdict(list)
-        changed = False
-        for node in list(graph.nodes):
+        floats: list[Node] = []
+        low: dict[Choice, list[Node]] = defaultdict(list)
+        for node in graph.nodes:
             context.at(node)
-            precision = precision_of(context, node)
-            if precision == "f32" or node.op not in ("linear", "attention", "conv"):
+            choice = choice_of(context, node)
+            if choice.precision == "f32" or kind_of_node(node) == "rest":
                 continue
-            if precision == "w8a8-dynamic":
-                x = node.inputs[0]
-                if (
-                    node.op == "linear"
-                    and graph.array(node.inputs[1]) is not None
-                    and x is not None
-                    and x.dtype is DType.f32
-                ):
-                    int8[x].append(node)
-                else:
-                    context.note(
-                        f"{node.op} stays float: {precision} is for f32 linears with constant weights", node, "miss"
-                    )
-            elif precision == "bf16":
-                self._bf16(graph, node)
-                changed = True
-        if int8:
-            self._int8(graph, int8, context)
+            precision = PRECISIONS[choice.precision]
+            why = refusal(graph, node, precision)
+            if why is not None:
+                context.note(f"{node.op} stays float: {why}", node, "miss")
+            elif precision.weight.is_float:
+                floats.append(node)
+            else:
+                low[self._methods(choice)].append(node)
+        requests = [
+            request
+            for choice, nodes in low.items()
+            for request in requests_of(nodes, PRECISIONS[choice.precision], choice.weights, choice.observer)
+        ]
+        recipes = self._recipes(graph, requests, context)
+        for node in floats:
+            context.at(node)
+            write_bf16(graph, node)
+        for request, recipe in zip(requests, recipes, strict=True):
+            context.at(request.nodes[0])
+            _note(request, recipe, context)
+            _write(graph, request, recipe)
         graph.sweep()
-        return PassResult(changed or bool(int8))
+        return PassResult(bool(floats or requests))
 
-    # -- bf16 -----------------------------------------------------------------------------------------------------------
-    def _bf16(self, graph: Graph, node: Node) -> None:
-        """Operands rounded to bf16, sums in f32. The result of attention is rounded once more where it is stored: the next
-        linear reads it in bf16 or int8 anyway. What joins the residual stream, the result of a linear, stays f32."""
-        attention = node.op == "attention"
-        count, dtype = (3, DType.bf16) if attention else (2, node.output.dtype)
-        operands = [self._rounded(graph, v, node) if v is not None else None for v in node.inputs[:count]]
-        inputs, attrs = [*operands, *node.inputs[count:]], {**node.attrs, "out_dtype": dtype}
-        new = graph.derive(node, node.op, inputs, attrs, hint=node.output.name)
-        if attention:
-            new = graph.derive(node, "cast", [new], {"dtype": node.output.dtype})
-        graph.replace(node.output, new)
-        graph.erase(node)
+    def _methods(self, choice: Choice) -> Choice:
+        if self.smooth or choice.weights is not None or PRECISIONS[choice.precision].activation.is_float:
+            return choice
+        return Choice(choice.precision, "rtn", choice.observer)
 
-    def _rounded(self, graph: Graph, value: Value, node: Node) -> Value:
-        array = graph.array(value)
-        if array is not None and value.dtype is DType.f32:
-            return graph.add_constant(float_to_bf16(array), value.name, DType.bf16, before=node)
-        if value.dtype is DType.bf16:
-            return value
-        return graph.derive(node, "cast", [value], {"dtype": DType.bf16})
-
-    # -- int8 -----------------------------------------------------------------------------------------------------------
-    def _int8(self, graph: Graph, linears: dict[Value, list[Node]], context: PassContext) -> None:
-        batches = context.data.get(CALIBRATION) or []
-        statistics: dict[Value, Statistics] = {}
-        if self.smooth and batches:
-            statistics = collect(graph, linears, batches, context)
-        elif self.smooth:
+    def _recipes(self, graph: Graph, requests: Sequence[Request], context: PassContext) -> list[Recipe]:
+        batches: Sequence[Mapping[str, np.ndarray]] = context.data.get(CALIBRATION) or []
+        kept = context.data.get(WEIGHTS)
+        store = WeightStore() if kept is None else kept
+        if requests and batches:
+            calibrate(graph, requests, batches, store, context)
+        if self.smooth and not batches and any(not r.precision.activation.is_float for r in requests):
             context.note("no example data: int8 linears are not smoothed", kind="warning")
-        order = {n: i for i, n in enumerate(graph.nodes)}
-        for done, (x, readers) in enumerate(linears.items()):
-            context.advance("quantising", done, len(linears))
-            smoothing = self._smoothing(graph, readers, statistics.pop(x, None), context)
-            self._quantize_readers(graph, sorted(readers, key=order.__getitem__), smoothing)
-        context.advance("quantising", len(linears), len(linears))
+        return [_recipe(graph, request, store) for request in requests]
 
-    def _smoothing(
-        self, graph: Graph, readers: list[Node], statistics: Statistics | None, context: PassContext
-    ) -> Smoothing | None:
-        if statistics is None:
-            return None
-        weights = [np.asarray(graph.array(n.inputs[1]), np.float32) for n in readers]
-        smoothing = choose(statistics.rows, statistics.low, statistics.high, weights)
-        how = "without smoothing" if smoothing.alpha is None else f"smoothed with alpha {smoothing.alpha}"
-        how += ", channels shifted" if smoothing.shift is not None else ", rows centred" if smoothing.centred else ""
-        context.note(
-            f"int8 {how}: relative output error {smoothing.plain_error:.2e} -> {smoothing.error:.2e}", readers[0]
-        )
-        return smoothing
 
-    def _quantize_readers(self, graph: Graph, readers: list[Node], smoothing: Smoothing | None) -> None:
-        """Replace linears that read one value, given in the graph's order."""
-        x = readers[0].inputs[0]  # may have changed since: the linear in front of this one was quantised too
-        assert x is not None
-        first = readers[0]
-        scale = None if smoothing is None else smoothing.scale
-        shift = None if smoothing is None else smoothing.shift
-        smoothed = x
-        if scale is not None:
-            inverse = (1.0 / scale).astype(np.float32)
-            factor = graph.add_constant(inverse, f"{first.name}.smooth", before=first)
-            smoothed = graph.derive(first, "mul", [x, factor])
-            if shift is not None:
-                offset = graph.add_constant(shift * inverse, f"{first.name}.shift", before=first)
-                smoothed = graph.derive(first, "sub", [smoothed, offset])
-        centre: Value | None = None
-        if smoothing is not None and smoothing.centred:
-            ends = [
-                graph.derive(first, op, [smoothed], {"axes": (x.type.rank - 1,), "keepdim": True})
-                for op in ("reduce_max", "reduce_min")
-            ]
-            half = graph.derive(first, "full", [], {"value": 0.5, "shape": (), "dtype": DType.f32})
-            both = graph.derive(first, "add", ends)
-            centre = graph.derive(first, "mul", [both, half])
-            smoothed = graph.derive(first, "sub", [smoothed, centre])
-        quantised = graph.insert(
-            "quantize_dynamic",
-            [smoothed],
-            before=first,
-            name=first.name,
-            location=first.location,
-            sources=first.sources,
-        )
-        back = graph.derive(first, "dequantize", quantised.outputs)
-        for node in readers:
-            weight = np.asarray(graph.array(node.inputs[1]), np.float32)
-            scaled = weight if scale is None else weight * scale
-            q, row_scale = quantize_rows(scaled)
-            rounded = q.astype(np.float32) * row_scale
-            stem = node.inputs[1].name  # type: ignore[union-attr]
-            q_value = graph.add_constant(q, f"{stem}.int8", before=node)
-            s_value = graph.add_constant(row_scale, f"{stem}.scale", before=node)
-            bias = node.inputs[2] if len(node.inputs) > 2 else None
-            if shift is not None:  # what the shift took off comes back here
-                back_in = rounded @ (shift / scale).astype(np.float32)
-                held = graph.array(bias)
-                if held is not None or bias is None:
-                    total = back_in if held is None else held + back_in
-                    bias = graph.add_constant(total, f"{stem}.bias", before=node)
-                else:
-                    extra = graph.add_constant(back_in, f"{stem}.bias", before=node)
-                    bias = graph.derive(node, "add", [bias, extra])
-            w = graph.derive(node, "dequantize", [q_value, s_value])
-            result = graph.derive(node, "linear", [back, w, bias], node.attrs, hint=node.output.name)
-            if centre is not None:  # the centre of a row times the row sums of the weights
-                sums = graph.add_constant(rounded.sum(axis=1), f"{stem}.sums", before=node)
-                part = graph.derive(node, "mul", [centre, sums])
-                result = graph.derive(node, "add", [result, part])
-            graph.replace(node.output, result)
-            graph.erase(node)
+def requests_of(
+    nodes: Iterable[Node], precision: Precision, weights: str | None = None, observer: str | None = None
+) -> list[Request]:
+    """What to ask of ``calibrate`` for ``nodes``, which can all be written in ``precision``: those that read one value in one
+    way share its quantisation. Attention and float precisions need nothing."""
+    if precision.weight.is_float:
+        return []
+    found: dict[tuple, list[Node]] = defaultdict(list)
+    for node in nodes:
+        if kind_of_node(node) == "embedding":
+            found["table", id(node.inputs[0])].append(node)
+        elif node.op == "conv":
+            geometry = tuple(str(v) for k, v in node.attrs.items() if k != "groups")
+            found["conv", id(node.inputs[0]), geometry, str(node.inputs[1].shape[2:])].append(node)  # type: ignore[union-attr]
+        else:
+            found["linear", id(node.inputs[0])].append(node)
+    return [Request(tuple(group), precision, weights, observer) for group in found.values()]
+
+
+def quantized(
+    graph: Graph,
+    nodes: Sequence[Node],
+    precision: Precision,
+    *,
+    store: WeightStore,
+    weights: str | None = None,
+    observer: str | None = None,
+) -> Graph:
+    """The nodes of one unit as a graph of their own, computed in ``precision``.
+
+    Args:
+        graph: the float graph, left alone.
+        nodes: in its order.
+        precision: of all of them.
+        store: what :func:`~.calibrate.calibrate` was given; without what it found there, weights are rounded to nearest.
+        weights, observer: names of methods; None is the default.
+
+    Returns:
+        A graph in QDQ. Inputs: the run-time operands in the order of first use, named as in ``graph``; outputs: those of the
+        nodes.
+
+    Raises:
+        UsageError: a node cannot be computed so; or a static range was not calibrated.
+    """
+    for node in nodes:
+        why = refusal(graph, node, precision)
+        if why is not None:
+            raise UsageError(f"{node.name} cannot be {precision}: {why}")
+    requests = requests_of(nodes, precision, weights, observer)
+    recipes = [_recipe(graph, request, store) for request in requests]
+    alone, twins = _alone(graph, nodes)
+    if precision.weight.is_float and precision.name != "f32":
+        for node in nodes:
+            write_bf16(alone, twins[node])
+    for request, recipe in zip(requests, recipes, strict=True):
+        _write(alone, Request(tuple(twins[n] for n in request.nodes), precision), recipe)
+    alone.sweep()
+    return alone
+
+
+def _alone(graph: Graph, nodes: Sequence[Node]) -> tuple[Graph, dict[Node, Node]]:
+    """Copies of ``nodes`` in a graph that has their run-time operands as inputs, and the copy of each."""
+    alone = Graph(graph.name)
+    alone.symbols = dict(graph.symbols)
+    env: dict[Value, Value] = {}
+    for value in dict.fromkeys(v for node in nodes for v in node.operands):
+        array = graph.array(value)
+        if array is not None:
+            assert value.node is not None
+            env[value] = alone.add_constant(array, value.node.attrs["ref"], value.dtype)
+        elif value.node not in nodes:
+            env[value] = alone.add_input(value.name, value.type)
+    twins: dict[Node, Node] = {}
+    for node in nodes:
+        twins[node] = twin = alone.insert(
+            node.op, [None if v is None else env[v] for v in node.inputs], node.attrs, name=node.name,
+            location=node.location, sources=node.sources, hint=node.outputs[0].name,
+        )  # fmt: skip
+        env.update(zip(node.outputs, twin.outputs, strict=True))
+    alone.outputs = [env[v] for node in nodes for v in node.outputs]
+    return alone, twins
+
+
+def _recipe(graph: Graph, request: Request, store: WeightStore) -> Recipe:
+    return store.get(recipe_key(graph, request, store), lambda: make_recipe(graph, request, None))
+
+
+def _write(graph: Graph, request: Request, recipe: Recipe) -> None:
+    if kind_of_node(request.nodes[0]) == "embedding":
+        for node, table in zip(request.nodes, recipe.weights, strict=True):
+            write_lookup(graph, node, table)
+    else:
+        write_readers(graph, request.nodes, request.precision, recipe)
+
+
+def _note(request: Request, recipe: Recipe, context: PassContext) -> None:
+    text = f"{request.precision} {recipe.words}"
+    if recipe.before is not None and recipe.after is not None:
+        text += f": relative output error {recipe.before:.2e} -> {recipe.after:.2e}"
+    if not request.precision.activation.is_float and not is_static(request.precision) and recipe.before is None:
+        return  # the warning that there is no data says it all
+    context.note(text, request.nodes[0])

@@ -32,9 +32,25 @@ class WeightStore:
     def __init__(self) -> None:
         self.made = 0
         self.reused = 0
+        self._data = ""
         self._entries: dict[Hashable, Any] = {}
+        self._digests: dict[int, tuple[np.ndarray, str]] = {}
         self._making: dict[Hashable, threading.Lock] = {}
         self._lock = threading.Lock()
+
+    def use(self, data: str) -> None:
+        """Say by its digest which calibration data entries are made from; those of other data are dropped."""
+        with self._lock:
+            if self._data and self._data != data:
+                self._entries.clear()
+            self._data = data
+
+    def digest(self, array: np.ndarray) -> str:
+        """:func:`digest` of an array that is never written, computed once."""
+        held = self._digests.get(id(array))
+        if held is None or held[0] is not array:
+            held = self._digests[id(array)] = array, digest(array)
+        return held[1]
 
     def __contains__(self, key: Hashable) -> bool:
         with self._lock:

@@ -75,7 +75,9 @@ def _metric(text: str | None) -> tuple[str, dict[str, Any]]:
 
     name, equals, place = (text or "relative-error").partition("=")
     if equals:
-        return f"{name} >= 0 mean", {name: function("a metric", place)}
+        own = function("a metric", place)
+        upward = getattr(own, "better", "lower") == "higher"  # what a function does not say of itself is an error
+        return f"{name} {'>=' if upward else '<='} 0 mean", {name: own}
     return f"{name} {'>=' if named(name).better == 'higher' else '<='} 0.5 mean", {}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..search.record import record_of
-from ..search.report.page import four
+from ..search.report.page import figure, four
 from .output import seconds, size
 
 #: Samples and layers that are named; the rest is in the report.
@@ -40,7 +40,7 @@ def search_facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     facts.append(("by slice", "\n".join(by_slice)))
     worst = [
-        f"{w.sample} ({', '.join(f'{v:.6g}' for v in w.scores.values() if v is not None)})" for w in record.worst[:MOST]
+        f"{w.sample} ({', '.join(figure(v) for v in w.scores.values() if v is not None)})" for w in record.worst[:MOST]
     ]
     facts.append(("fared worst", ", ".join(worst)))
     facts.append(("stays as it is", _some(record.never_slower)))
@@ -50,7 +50,7 @@ def search_facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _listed(values: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.6g}" for name, value in values.items())
+    return ", ".join(f"{name} {figure(value)}" for name, value in values.items())
 
 
 def _some(words: tuple[str, ...]) -> str:

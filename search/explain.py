@@ -48,7 +48,7 @@ class CandidateLine:
     chosen: bool
     seconds: float | None
     saves: float | None
-    bytes: int | None
+    bytes: float | None
     loss: dict[str, float | None]
     verdict: str
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from .page import Page, page_of, short, signs, tone
+from .page import Page, figure, page_of, short, signs, tone
 
 __all__ = ["Page", "page_of", "render_report"]
 
@@ -23,7 +23,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(tone=tone, short=short, signs=signs)
+    environment.filters.update(tone=tone, short=short, signs=signs, figure=figure)
     return environment
 
 

@@ -74,7 +74,7 @@ def flow(launches: Sequence[Mapping[str, Any]], units: Mapping[str, str]) -> lis
         key = (len(blocks), rest, _main(ops))
         step = steps.get(key)
         if step is None or not prefix or any(number == n for n, _, _ in step.cells):
-            step = Step(rest or name, ops)
+            step = Step(rest or (_main(ops) if prefix else name), ops)
             steps[key] = step
             blocks[-1].steps.append(step)
         time = launch.get("seconds")

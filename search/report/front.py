@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from ...compiler.quantities import seconds, size
 from ..record import Record, Trial, bound_of
-from .scale import Axis, axis
+from .scale import Axis, axis, number
 
 Cost = Literal["seconds", "bytes"]
 #: Room around the plot in SVG units: left, top, right, bottom.
 MARGIN = (58, 16, 18, 46)
+#: A distance this small beside the largest is rounding (a float model's cosine with itself is 1 - 1e-16).
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def front(record: Record, term: str, cost: Cost, width: int, height: int) -> Fro
     least = _least([*heights, *extra]) if quality.downward else None
     shown = [h if least is None else max(h, least) for h in heights]
     x_axis = axis([c for _, c, _ in trials], seconds if cost == "seconds" else size, most=max(3, width // 120))
-    y_axis = axis([*shown, *extra], lambda d: _number(quality.value(d)), most=6)
+    y_axis = axis([*shown, *extra], lambda d: number(quality.value(d)), most=6)
     left, top, right, bottom = MARGIN
     across, down = width - left - right, height - top - bottom
 
@@ -126,9 +128,10 @@ def _y_ticks(scale: Axis, quality: _Quality, top: float, down: float) -> tuple[t
     return tuple((round(top + down * (at if quality.downward else 1 - at), 1), text) for at, text in scale.ticks)
 
 
-def _least(distances: Iterable[float]) -> float | None:
-    """Where a distance of zero is drawn on a logarithmic axis: a little beyond the smallest that is not zero."""
-    positive = [d for d in distances if d > 0]
+def _least(distances: Sequence[float]) -> float | None:
+    """Where a distance of zero is drawn on a logarithmic axis: a little beyond the smallest that is not zero, or rounding."""
+    rounding = ROUNDING * max(distances)
+    positive = [d for d in distances if d > rounding]
     return min(positive) / 3 if positive and max(positive) / min(positive) > 4 else None
 
 
@@ -144,18 +147,7 @@ def _shape(trial: Trial, record: Record) -> Literal["uniform", "trial", "chosen"
 
 def _tip(trial: Trial, cost: float, quality: float, kind: Cost, term: str) -> str:
     figure = seconds(cost) if kind == "seconds" else size(cost)
-    return f"{trial.label}: {figure}, {_number(quality)} ({term}: {'met' if trial.met else 'missed'})"
-
-
-def _number(value: float) -> str:
-    """As few digits as tell a value near one from one."""
-    if value == 0 or not math.isfinite(value):
-        return f"{value:g}"
-    if 0.5 < abs(value) < 1:
-        digits = max(2, min(8, 1 - math.floor(math.log10(1 - abs(value)))))
-        text = f"{value:.{digits}f}".rstrip("0")
-        return text + "0" if text.endswith(".") else text
-    return f"{value:.3g}"
+    return f"{trial.label}: {figure}, {number(quality)} ({term}: {'met' if trial.met else 'missed'})"
 
 
 def _steps(points: Sequence[Point]) -> str:

@@ -12,6 +12,7 @@ from ..record import FLOAT, Record, Trial, record_of
 from .flow import Block, flow
 from .front import Cost, Front, front
 from .kernel_bars import KernelBar, kernel_bars
+from .scale import number
 from .sensitivity_map import SensitivityMap, sensitivity_map
 
 #: Width and height of a plot in SVG units, for wide screens and for phones: text keeps its size in both.
@@ -92,7 +93,7 @@ def page_of(report: Mapping[str, Any], manifest: Mapping[str, Any], name: str) -
         name, record, _answer(record), _figures(record), four(record), _mix(record), _plots(record, terms[:MOST_TERMS]),
         tuple(m for t in terms[:MOST_TERMS] if (m := sensitivity_map(record, t)) is not None),
         _graph(report.get("graph")), report.get("launches"), blocks, tuple(kernel_bars(kernels, units)),
-        tuple((w.sample, w.slice, tuple(_value(w.scores.get(t)) for t in terms)) for w in record.worst),
+        tuple((w.sample, w.slice, tuple(figure(w.scores.get(t)) for t in terms)) for w in record.worst),
         tuple(_row(t, terms, record) for t in record.trials), _phases(record),
         tuple(dict.fromkeys(str(k["precision"]) for k in launches)),
     )  # fmt: skip
@@ -119,7 +120,7 @@ def _figures(record: Record) -> tuple[tuple[str, str, str], ...]:
         found.append(("weights", size(best.bytes), against))
     for proof in record.proof[:2]:
         misses = f"{proof.misses} of {proof.samples} unseen samples missed" if proof.samples else ""
-        found.append((proof.term, _value(proof.value), misses))
+        found.append((proof.term, figure(proof.value), misses))
     return tuple(found)
 
 
@@ -184,7 +185,7 @@ def _row(trial: Trial, terms: tuple[str, ...], record: Record) -> TrialRow:
     return TrialRow(
         trial.label, trial.stage, seconds(trial.seconds) if trial.seconds else "–",
         seconds(trial.predicted) if trial.predicted else "–", size(trial.bytes) if trial.bytes else "–",
-        tuple(_value(trial.quality.get(t)) for t in terms), trial.met, trial.id == record.chosen, f"{trial.at:.0f} s",
+        tuple(figure(trial.quality.get(t)) for t in terms), trial.met, trial.id == record.chosen, f"{trial.at:.0f} s",
     )  # fmt: skip
 
 
@@ -193,8 +194,9 @@ def _phases(record: Record) -> tuple[tuple[str, str, float], ...]:
     return tuple((name, seconds(spent), spent / total) for name, spent in record.phases.items() if spent > 0)
 
 
-def _value(value: float | None) -> str:
-    return "–" if value is None else f"{value:.6g}"
+def figure(value: float | None) -> str:
+    """A score with as many digits as tell it from one; a dash where there is none."""
+    return "–" if value is None else number(value)
 
 
 def tone(precision: str) -> str:

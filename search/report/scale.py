@@ -81,3 +81,14 @@ def _step(rough: float) -> float:
     """The next 1, 2, 2.5 or 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(rough))
     return next(power * digit for digit in (1, 2, 2.5, 5, 10) if power * digit >= rough * (1 - 1e-9))
+
+
+def number(value: float) -> str:
+    """Three digits; of a value near one as many as tell it from one: ``0.99987``."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if 0.5 < abs(value) < 1:
+        digits = max(2, min(8, 2 - math.floor(math.log10(1 - abs(value)))))
+        text = f"{value:.{digits}f}".rstrip("0")
+        return text + "0" if text.endswith(".") else text
+    return f"{value:.3g}"

@@ -18,7 +18,7 @@ from planish.search.report.flow import flow
 from planish.search.report.front import front
 from planish.search.report.kernel_bars import kernel_bars
 from planish.search.report.page import short, tone
-from planish.search.report.scale import axis
+from planish.search.report.scale import axis, number
 from planish.search.report.sensitivity_map import sensitivity_map
 
 VOID = {"meta", "input", "br", "link", "img"}
@@ -171,6 +171,28 @@ def test_labels_cover_nothing() -> None:
             for b in spans[:i]:
                 apart = abs(a[1] - b[1]) >= 13 or a[0] + a[2] <= b[0] or b[0] + b[2] <= a[0]
                 assert apart
+
+
+def test_rounding_does_not_stretch_the_plot() -> None:
+    report = sample.report(3)
+    for trial in report["search"]["trials"]:
+        if trial["label"] == "f32":
+            trial["quality"][sample.TERM] = 1 - 2.0**-53
+    record = record_of(report)
+    assert record is not None
+    drawn = front(record, sample.TERM, "seconds", 640, 400)
+    assert drawn is not None
+    marks = [text for _, text in drawn.y_ticks]
+    assert len(set(marks)) == len(marks)
+    assert "1.0" not in marks
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.99561, "0.99561"), (0.999983, "0.999983"), (0.5, "0.5"), (1.0, "1"), (31.4159, "31.4"), (0.0, "0")],
+)
+def test_numbers_near_one_keep_what_tells_them_from_one(value: float, text: str) -> None:
+    assert number(value) == text
 
 
 @pytest.mark.parametrize("values", [[1.0, 2.0, 3.5], [1e-6, 0.3], [5.0, 5.0], [-3.0, 40.0], [0.0, 1e-9]])

@@ -152,7 +152,7 @@ class Search:
     # -- float -------------------------------------------------------------------------------------------------------
     def _float(self) -> None:
         self._say("building the float model")
-        self.float = self.tools.build(plan_of(self.units, {u.name: FLOAT for u in self.units}))
+        self.float = self.tools.build(Plan())
         (self.float_seconds,) = self.tools.clock([self.float])
         self._say("scoring the float model")
         request, splits = self.request, self.request.splits

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 REFERENCE = Path(__file__).resolve().parent / "cli.md"
-COMMANDS = ("compile", "run", "inspect", "bench", "verify", "passes", "targets", "doctor", "cache")
+COMMANDS = (
+    "compile", "explain", "report", "bisect", "run", "inspect", "bench", "verify", "passes", "targets", "doctor", "cache",
+)  # fmt: skip
 
 HEAD = """\
 # Command line
@@ -24,6 +26,8 @@ Written by `make docs` from the program's own help.
   refused, because reading them executes code.
 - `--precision` takes a precision for everything, or `GLOB=PRECISION` for the modules whose path matches; given several
   times, the first pattern that matches a module wins, and the value without a pattern is for the rest.
+- `--budget` searches for the precision of every layer: [Searching for precision](search.md). `--calibration` and `--evaluation`
+  take `FILE.py:callable`, `IN.npz` or `IN.jsonl`; given several times as `NAME=SRC` they are slices.
 - `--pass FILE.py:Class` and `--pass 'name{option=value}'` add a pass; `@after=NAME` or `@before=NAME` says where.
 - `--ops FILE.py` (or an installed module) registers custom ops of the model; those of installed plugins are found by themselves.
 - `planish inspect X.planish --unfused` says what runs apart from its neighbours and why, equal findings on one line.

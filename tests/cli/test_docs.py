@@ -30,7 +30,8 @@ def test_the_reference_of_the_command_line_is_up_to_date() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "docs/quality.md", "docs/artifact.md", "docs/huggingface.md"]
+    "page",
+    ["README.md", "CONTRIBUTING.md", "docs/quality.md", "docs/artifact.md", "docs/huggingface.md", "docs/search.md"],
 )
 def test_links_lead_somewhere(page: str) -> None:
     path = ROOT / page
@@ -41,7 +42,14 @@ def test_links_lead_somewhere(page: str) -> None:
 
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "docs/quality.md", "docs/artifact.md", "docs/huggingface.md", "examples/custom_pass/README.md"],
+    [
+        "README.md",
+        "docs/quality.md",
+        "docs/artifact.md",
+        "docs/huggingface.md",
+        "docs/search.md",
+        "examples/custom_pass/README.md",
+    ],
 )
 def test_commands_in_the_documents_exist(page: str) -> None:
     from planish.cli.app import app

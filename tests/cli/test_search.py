@@ -253,6 +253,24 @@ def test_early_results_stay_when_it_is_done(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_an_interrupted_search_keeps_the_best_so_far(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folder / "interrupted.planish"
+
+    def stopped(*args: object, improved: Any, **options: object) -> None:
+        improved(Saved("float"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("planish.driver.compile", stopped)
+    search = ["--calibration", f"{folder}/net.py:data", "--budget", "cosine >= 0.9 each"]
+    told = fails(capsys, 130, "compile", f"{folder}/net.py:model", *search, "-o", path)
+    assert "what was measured is kept" in told[0]
+    assert str(path) in told[0]
+    assert told[1] == "run the same command again to go on"
+    assert path.read_text() == "float"
+
+
 # -- explain and report ---------------------------------------------------------------------------------------------------
 def test_explain_tells_every_unit(searched: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", str(searched)]) == 0
@@ -359,3 +377,59 @@ def test_bisect_of_what_loses_nothing(folder: Path, capsys: pytest.CaptureFixtur
 def test_bisect_that_cannot_be(folder: Path, options: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     told = fails(capsys, 2, "bisect", f"{folder}/net.py:model", *shlex.split(options.format(f=folder)))
     assert sentence in " ".join(told)
+
+
+# -- the whole way --------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def found(folder: Path) -> tuple[Path, Path, list[str]]:
+    """An artifact that was searched for, its plan, and the command."""
+    path, plan = folder / "found.planish", folder / "found.toml"
+    command = [
+        "compile", f"{folder}/net.py:model", "--calibration", f"{folder}/net.py:data", "--budget", "cosine >= 0.999 each",
+        "--effort", "quick", "--threads", "1", "-o", str(path), "--save-plan", str(plan), "--no-measure",
+    ]  # fmt: skip
+    assert main(command) == 0
+    return path, plan, command
+
+
+def test_a_search_tells_the_promise_and_what_it_stands_on(
+    found: tuple[Path, Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, _, command = found
+    assert main(command) == 0  # measured before: it only builds what it found again
+    out = capsys.readouterr().out
+    four = ("cosine of the outputs", "calibration", "1 thread", "95 %")
+    for words in ("proved", "cosine >= 0.999", *four, "chosen", "resumed", "planish explain"):
+        assert words in out, words
+    told = call(capsys, "explain", path)
+    assert told["searched"] and told["complete"]
+    assert [u["name"] for u in told["units"]] == ["stem", "up", "down"]
+    assert all(p["holds"] for p in told["proof"])
+    report = call(capsys, "report", path)
+    assert "holds" in Path(report["report"]).read_text()
+
+
+def test_the_plan_that_was_found_is_built_as_it_says(
+    found: tuple[Path, Path, list[str]], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, plan, _ = found
+    again, data = folder / "again.planish", f"{folder}/net.py:data"
+    told = call(
+        capsys, "compile", f"{folder}/net.py:model", "--calibration", data, "--plan", plan, "-o", again, "--no-measure"
+    )
+    assert told["plan"] == Plan.read(plan).to_data()
+    layers = [call(capsys, "inspect", p)["manifest"]["plan"]["layers"] for p in (path, again)]
+    assert layers[0] == layers[1]
+    assert set(layers[0]) == {"stem", "up", "down"}
+
+
+def test_a_bar_that_cannot_be_met_leaves_nothing_behind(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = folder / "low.toml"
+    plan.write_text('version = 1\n[[rule]]\nmatch = "*"\nprecision = "w8a8-dynamic"\n')
+    path = folder / "impossible.planish"
+    told = fails(
+        capsys, 3, "compile", f"{folder}/net.py:model", "--calibration", f"{folder}/net.py:data", "--budget",
+        "cosine >= 0.9999999 each", "--effort", "quick", "--plan", plan, "-o", path,
+    )  # fmt: skip
+    assert "cosine" in told[0]
+    assert not path.exists()

@@ -14,33 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table as RichTable
 
 from . import data, report
 from .artifacts import RECORD
+from .children import in_peers, last_json
 from .contender import Contender, chosen, registry
-from .machine import BENCH, PEERS_PYTHON, thread_environment
+from .machine import BENCH, PEERS_PYTHON
+from .screen import show
 
 RESULTS, FIGURES = BENCH / "RESULTS.md", BENCH / "results.json"
-
-
-def in_peers(module: str, *arguments: str, threads: int = 1) -> str:
-    """Run a module of this package in the peers' environment; what it printed."""
-    done = subprocess.run(
-        [str(PEERS_PYTHON), "-m", f"planish.bench.{module}", *arguments],
-        env={**os.environ, **thread_environment(threads)},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"planish.bench.{module} ended with status {done.returncode}")
-    return done.stdout
-
-
-def last_json(text: str) -> Any:
-    """The last line, which is JSON; libraries may have printed before."""
-    return json.loads(text.strip().splitlines()[-1])
 
 
 def compare(options: argparse.Namespace, threads: int, shapes: str, sentences: int, seconds: float) -> dict[str, Any]:
@@ -82,16 +64,6 @@ def summary(raw: dict[str, Any]) -> dict[str, Any]:
         }
         for label, samples in raw["speed"].items()
     }
-
-
-def show(table: report.Table, console: Console) -> None:
-    """Print one table."""
-    rich = RichTable(title=table.title, title_justify="left", caption=table.note, caption_justify="left")
-    for i, name in enumerate(table.header):
-        rich.add_column(name, justify="right" if i else "left", no_wrap=i == 0)
-    for row in table.rows:
-        rich.add_row(*(cell.replace("**", "") for cell in row), style="bold" if row[0].startswith("**") else None)
-    console.print(rich)
 
 
 def options_of(arguments: list[str] | None = None) -> argparse.Namespace:

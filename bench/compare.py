@@ -26,6 +26,7 @@ import numpy.typing as npt
 from . import data
 from .contender import Contender, Runner, chosen, registry
 from .machine import busy_seconds, cores, cpu_name, pin, versions
+from .ours import Planish
 
 T = TypeVar("T")
 
@@ -157,6 +158,13 @@ def main() -> None:
     parser.add_argument("--shapes", default=",".join(f"{b}x{s}" for b, s in data.SHAPES))
     parser.add_argument("--sentences", type=int, default=data.EVALUATION_SENTENCES, help="0: no quality")
     parser.add_argument("--threads", type=int, default=1, help="2: two threads beside one, on two cores")
+    parser.add_argument(
+        "--artifact",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="one of planish's own in place of the usual ones",
+    )
     options = parser.parse_args()
 
     used = cores(options.threads)
@@ -169,6 +177,10 @@ def main() -> None:
 
     failed: dict[str, str] = {}
     contenders = [c for c in chosen(registry(), options.only) if c.prepared]
+    if options.artifact:
+        named = (text.split("=", 1) for text in options.artifact)
+        own: list[Contender] = [Planish(name, "int8", Path(path)) for name, path in named]
+        contenders = [*own, *(c for c in contenders if not c.own)]
     counts = [1] if options.threads == 1 else [1, options.threads]
     if len(counts) > 1:
         contenders = [c for c in contenders if c.threads_per_model]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,11 +23,11 @@ class Planish(Contender):
     own: ClassVar[bool] = True
     libraries: ClassVar[tuple[str, ...]] = ("planish.runtime",)
 
-    def __init__(self, plan: str, precision: Precision) -> None:
+    def __init__(self, plan: str, precision: Precision, path: Path | None = None) -> None:
         self.plan = plan
         self.name = f"planish {plan}"
         self.precision = precision
-        self.path = ARTIFACTS / f"minilm-{plan}.planish"
+        self.path = path or ARTIFACTS / f"minilm-{plan}.planish"
 
     @property
     def prepared(self) -> bool:

@@ -216,13 +216,14 @@ def floors(
     return result
 
 
-def write_results(path: Path, body: str) -> None:
+def write_results(path: Path, body: str, markers: tuple[str, str] = (BEGIN, END)) -> None:
     """Put the measured part between its markers; what stands around it is left alone."""
+    begin, end = markers
     text = path.read_text() if path.exists() else "# Results\n"
-    block = f"{BEGIN}\n\n{body.strip()}\n\n{END}"
-    if BEGIN in text and END in text:
-        before, rest = text.split(BEGIN, 1)
-        after = rest.split(END, 1)[1]
+    block = f"{begin}\n\n{body.strip()}\n\n{end}"
+    if begin in text and end in text:
+        before, rest = text.split(begin, 1)
+        after = rest.split(end, 1)[1]
         path.write_text(before + block + after)
     else:
         path.write_text(text.rstrip() + "\n\n" + block + "\n")

@@ -8,6 +8,7 @@ costs the square of the units, so only those worth it are: neighbours in the dat
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -90,15 +91,22 @@ def worth_measuring(
 
 
 def neighbours(graph: Graph, units: Iterable[Unit]) -> set[tuple[str, str]]:
-    """Pairs of units, in execution order, of which the second reads what the first wrote with no other unit between."""
+    """Pairs of units, in execution order, of which the second reads what the first wrote with no other unit between.
+
+    A residual stream carries what every unit before it wrote; of those only the last ones count, which no other of them reads.
+    """
     owner: dict[Node, str] = {n: u.name for u in units for n in nodes_of(graph, u)}
     writers: dict[Value, frozenset[str]] = {}
+    before: dict[str, set[str]] = defaultdict(set)
     found: set[tuple[str, str]] = set()
     for node in graph.nodes:
-        behind = frozenset().union(*(writers.get(v, frozenset()) for v in node.operands))
+        behind: frozenset[str] = frozenset().union(*(writers.get(v, frozenset()) for v in node.operands))
+        behind = frozenset(w for w in behind if not any(w in before[x] for x in behind))
         if node in owner:
-            found.update((name, owner[node]) for name in behind if name != owner[node])
-            behind = frozenset({owner[node]})
+            name = owner[node]
+            found.update((w, name) for w in behind if w != name)
+            before[name].update(behind - {name}, *(before[w] for w in behind if w != name))
+            behind = frozenset({name})
         for value in node.outputs:
             writers[value] = behind
     return found

@@ -25,7 +25,7 @@ from .compiler.pass_protocol import Instrument, PassContext
 from .compiler.pipeline import Pipeline, describe
 from .compiler.plan import Plan
 from .compiler.profile import phase, profiling
-from .compiler.report import grouped, near_misses
+from .compiler.report import grouped, near_misses, op_counts
 from .compiler.target import Target, backend, find_target
 from .passes import presets
 from .passes.precision import CALIBRATION, EXPANSION, PLAN, PRECISION, WEIGHTS
@@ -434,6 +434,7 @@ def package(
     report = {
         "notes": notes,
         "launches": launches.as_dict(),
+        "graph": {"captured": op_counts(captured.graph), "lowered": op_counts(built.graph)},
         "unfused": [group.as_dict() for group in grouped([*apart, *near_misses(built.notes)])],
         "plan": plan.to_data(),
         "precision": built.data.get(PRECISION, {}),

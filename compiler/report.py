@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from .graph import Graph
 from .pass_protocol import Note
 
 #: ``kernel``: ops that run apart from their neighbours; ``copy``: data that is only moved; ``rule``: something that nearly was
@@ -103,6 +104,19 @@ def globbed(names: Iterable[str]) -> tuple[str, ...]:
         if name:
             shapes.setdefault(_NUMBER.sub(".*", name), []).append(name)
     return tuple(with_ranges(shape, same) for shape, same in shapes.items())
+
+
+def op_counts(graph: Graph) -> dict[str, int]:
+    """How often each op stands in ``graph``, the regions of fused nodes taken apart; constants are not counted."""
+    found: dict[str, int] = {}
+    for node in graph.nodes:
+        if node.op == "constant":
+            continue
+        inner = [op_counts(region) for region in node.regions] or [{node.op: 1}]
+        for counts in inner:
+            for op, count in counts.items():
+                found[op] = found.get(op, 0) + count
+    return found
 
 
 def shape_of(name: str) -> str:

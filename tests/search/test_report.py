@@ -264,6 +264,15 @@ def test_kernels_are_ordered_by_time_and_held_against_the_limit() -> None:
     assert kernel_bars([], {}) == []
 
 
+def test_the_graph_before_and_after_is_counted() -> None:
+    report = sample.report(2)
+    text = Structure(html(report, 2)).text
+    before, after = (sum(report["graph"][part].values()) for part in ("captured", "lowered"))
+    assert f"{before} ops were captured; the passes made {after} of them" in text
+    del report["graph"]
+    assert "were captured" not in Structure(html(report, 2)).text
+
+
 def test_precisions_have_a_short_name_and_a_colour() -> None:
     assert [short(p) for p in ("bf16", "w8a8-dynamic", "w4a16-g32", "w8a8")] == ["bf16", "8·8d", "4·16/32", "8·8"]
     assert [tone(p) for p in ("w4a8-g64", "w8a8", "mine", "f32")] == ["w4a8", "w8a8", "other", "f32"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import platform
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
@@ -137,7 +138,13 @@ def _call(fn: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
 class _Missing:
     """What a worker answers that does not have what the tasks share."""
 
-    digest: str
+
+@dataclass(frozen=True)
+class _Answer:
+    """A result, and which process it comes from."""
+
+    worker: str
+    result: Any
 
 
 def spread(
@@ -170,13 +177,14 @@ def spread(
     running: dict[Future, tuple[int, Any]] = {}
     waiting = iter(enumerate(tasks))
     again: deque[tuple[int, Any]] = deque()
-    sent = False
+    informed: set[str] = set()
+    sent = 0
     exhausted = False
     try:
         while True:
             while len(running) < _width(pool) and not (exhausted and not again):
-                with_data = bool(again)
-                if again:
+                asked = bool(again)
+                if asked:
                     index, task = again.popleft()
                 else:
                     try:
@@ -184,21 +192,23 @@ def spread(
                     except StopIteration:
                         exhausted = True
                         continue
-                data = blob if with_data or (not sent and not local) else None
-                sent = True
-                running[pool.submit(_work, function, digest, data, task)] = index, task
+                # along with the first tasks of every worker, as far as can be told; later only on request
+                tell = asked or (len(informed) < _width(pool) and sent < 2 * _width(pool))
+                sent += tell
+                running[pool.submit(_work, function, digest, blob if tell else None, task)] = index, task
             if not running:
                 return [results[i] for i in sorted(results)]
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
                 index, task = running.pop(future)
-                result = future.result()
-                if isinstance(result, _Missing):
+                answer = future.result()
+                if isinstance(answer, _Missing):
                     again.append((index, task))
                     continue
-                results[index] = result
+                informed.add(answer.worker)
+                results[index] = answer.result
                 if done is not None:
-                    done(index, result)
+                    done(index, answer.result)
     finally:
         for future in running:
             future.cancel()
@@ -242,8 +252,8 @@ def _work(function: Callable[[Any, Any], Any], digest: str, data: bytes | None, 
         there = digest in _held
     if not there:
         if data is None:
-            return _Missing(digest)
+            return _Missing()
         _hold(digest, pickle.loads(data))
     with _held_lock:
         shared = _held[digest]
-    return function(shared, task)
+    return _Answer(f"{platform.node()}/{os.getpid()}", function(shared, task))

@@ -176,7 +176,7 @@ class Backend(Protocol):
         """
 
     def measure(
-        self, requests: Sequence[MeasureRequest], target: Target, *, fresh: bool = False, seconds: float = 6.0
+        self, requests: Sequence[MeasureRequest], target: Target, *, fresh: bool = False, seconds: float = 8.0
     ) -> list[list[LaunchCost]]:
         """Time the kernels that would ship, inside the programs they ship in: the launches of each request, in order.
 

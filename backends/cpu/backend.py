@@ -125,7 +125,7 @@ class CpuBackend:
         return toolchain.build([source], "portable", extra_flags=("-pthread",)).read_bytes(), text
 
     def measure(
-        self, requests: Sequence[MeasureRequest], target: Target, *, fresh: bool = False, seconds: float = 6.0
+        self, requests: Sequence[MeasureRequest], target: Target, *, fresh: bool = False, seconds: float = 8.0
     ) -> list[list[LaunchCost]]:
         """Time the launches of programs on this machine, from disk where all of them are known (``measure.py``)."""
         from .measure import measure

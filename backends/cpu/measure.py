@@ -36,7 +36,7 @@ TURN = 3
 #: A call longer than this has more to read than the caches hold: a turn is one call, and all calls count.
 LONG_CALL = 0.1
 #: Rounds at least, whatever the time, and the standard error of a program's seconds (relative) at which it is enough.
-LEAST_ROUNDS, SETTLED = 3, 0.002
+LEAST_ROUNDS, SETTLED = 5, 0.002
 #: The quantile that counts.
 QUANTILE = 0.2
 #: Weights in memory at a time, unless two programs alone need more.
@@ -44,7 +44,7 @@ MEMORY = 512 << 20
 
 
 def measure(
-    requests: Sequence[MeasureRequest], target: Target, *, fresh: bool = False, seconds: float = 6.0
+    requests: Sequence[MeasureRequest], target: Target, *, fresh: bool = False, seconds: float = 8.0
 ) -> list[list[LaunchCost]]:
     """Seconds of every launch of every request; arguments and errors as :meth:`~planish.compiler.target.Backend.measure`."""
     if missing := isa.missing_flags(target.level):

@@ -44,9 +44,9 @@ class Region:
 
     @property
     def anchor_sources(self) -> tuple[str, ...]:
-        """Modules of the anchor, or of the look-up in a table; none for any other program over rows."""
-        node = self.anchor or next((n for n in self.nodes if n.op == "gather"), None)
-        return () if node is None else tuple(node.sources)
+        """Modules of the anchor, or of the look-ups in tables; none for any other program over rows."""
+        nodes = [n for n in self.nodes if n.op in ("embedding", "gather")] if self.anchor is None else [self.anchor]
+        return tuple(dict.fromkeys(source for node in nodes for source in node.sources))
 
     @property
     def sources(self) -> tuple[str, ...]:

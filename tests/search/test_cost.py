@@ -62,9 +62,9 @@ def test_a_launch_counts_for_what_it_is_built_around() -> None:
 
 def test_uniform_plans_cost_what_was_measured() -> None:
     costs = table()
-    assert costs.predict(FLOAT) == (pytest.approx(87), 3208)
-    assert costs.predict(BF16) == (pytest.approx(48 + 5), 1608)
-    assert costs.predict(W8A8) == (pytest.approx(24 + 3 + 4), 808)
+    assert costs.predict(FLOAT) == pytest.approx((87, 3208))
+    assert costs.predict(BF16) == pytest.approx((48 + 5, 1608))
+    assert costs.predict(W8A8) == pytest.approx((24 + 3 + 4, 808))
 
 
 def test_what_a_build_takes_beyond_its_units_goes_to_those_that_changed() -> None:
@@ -79,7 +79,7 @@ def test_rows_of_several_units_are_shared_by_parameters() -> None:
     rows = [launch(8.0, "out", "up", weights=10), launch(1.0, "attn", "nobody"), launch(0.5)]
     costs = CostTable(UNITS, [(FLOAT, [rows])])
     seconds = costs.seconds
-    assert (seconds["out", "f32"], seconds["up", "f32"]) == (pytest.approx(1.6), pytest.approx(6.4))
+    assert (seconds["out", "f32"], seconds["up", "f32"]) == pytest.approx((1.6, 6.4))
     assert (costs.bytes["out", "f32"], costs.bytes["up", "f32"]) == (2, 8)
     assert seconds["attention", "f32"] == 1.0
     assert seconds["qkv", "f32"] == 0.0
@@ -89,10 +89,8 @@ def test_rows_of_several_units_are_shared_by_parameters() -> None:
 def test_points_of_a_workload_are_weighted() -> None:
     points = [build(10, 5, 2, 4), build(20, 10, 4, 4)]
     costs = CostTable(UNITS, [(FLOAT, points)], shares=[0.75, 0.25])
-    assert costs.predict(FLOAT) == (
-        pytest.approx(0.75 * 87 + 0.25 * 174),
-        3208,
-    )  # the weights are the same at every point
+    # The weights are the same at every point.
+    assert costs.predict(FLOAT) == pytest.approx((0.75 * 87 + 0.25 * 174, 3208))
     assert CostTable(UNITS, [(FLOAT, points)]).predict(FLOAT)[0] == pytest.approx(87 * 1.5)
     with pytest.raises(UsageError, match="at each of the 3 points"):
         CostTable(UNITS, [(FLOAT, points)], shares=[0.5, 0.25, 0.25])

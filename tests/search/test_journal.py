@@ -107,7 +107,9 @@ def test_damaged_files(tmp_path: Path, damage: str) -> None:
     with Journal(path, "key") as journal:
         assert journal.note is not None and f"{path} is damaged; it was moved to" in journal.note
         journal.put("trial", "a", 1)
-    assert len([p for p in tmp_path.iterdir() if p.name.startswith("j.2") and p.suffix[-4:] not in ("-wal", "-shm")]) == 1
+    assert (
+        len([p for p in tmp_path.iterdir() if p.name.startswith("j.2") and p.suffix[-4:] not in ("-wal", "-shm")]) == 1
+    )
     with Journal(path, "key") as journal:
         assert journal.note is None and journal.resumed == 1
 

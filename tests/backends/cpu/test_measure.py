@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from unit_harness import Builder, affine_program, build_unit, chain_program
 
 from planish.backends.cpu import isa, measure, running, timings
@@ -19,9 +20,13 @@ from planish.backends.cpu.peaks import peaks
 from planish.backends.cpu.running import Running
 from planish.codegen.program import Program
 from planish.codegen.specs import digest
+from planish.compiler.capture.torch_export import capture
 from planish.compiler.dims import symbol
 from planish.compiler.errors import PlanishError, UsageError
-from planish.compiler.target import LaunchCost, MeasureRequest, Target
+from planish.compiler.target import LaunchCost, MeasureRequest, Target, find_target
+from planish.driver import build, prepare
+from planish.search.cost import CostTable
+from planish.search.units import find_units, plan_of
 
 PORTABLE = Target("cpu", "portable")
 
@@ -149,6 +154,45 @@ def test_what_several_launches_read_is_divided() -> None:
     b.launch("nothing", [shared, shared, own], [])
     b.launch("nothing", [out], [])
     assert launch_weights(b.program) == [4, 3 + 5, 0]
+
+
+def test_a_launch_says_what_it_is_built_around() -> None:
+    class Toy(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = torch.nn.Embedding(50, 64)
+            self.norm = torch.nn.LayerNorm(64)
+            self.up, self.down = torch.nn.Linear(64, 128), torch.nn.Linear(128, 64)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            x = self.norm(self.table(ids))
+            return x + self.down(torch.nn.functional.gelu(self.up(x)))
+
+    graph = capture(Toy(), (torch.arange(24).reshape(3, 8),)).graph
+    target = find_target(PORTABLE)
+    units = find_units(prepare(graph, target).graph, target)
+    assert {u.name for u in units} == {"table", "up", "down"}
+    ids = {"ids": np.arange(24).reshape(3, 8)}
+    assignments, requests = [], []
+    for precision in ("f32", "w8a8-dynamic"):
+        assignments.append(
+            {u.name: precision if precision in u.candidates and u.kind == "linear" else "f32" for u in units}
+        )
+        built = build(graph, plan_of(units, assignments[-1]), target)
+        requests.append(MeasureRequest(built.program, built.binary, ids))
+    found = BACKEND.measure(requests, target, seconds=0.05)
+    for launches, request in zip(found, requests, strict=True):
+        assert {name for c in launches for name in c.anchor} == {"table", "up", "down"}
+        assert all(set(c.anchor) <= set(c.sources) for c in launches)
+        packed = sum(b.bytes for b in request.unit.buffers if b.kind == "weight")
+        assert sum(c.weights for c in launches) == packed
+        assert all(c.limit > 0 for c in launches if c.flops)
+    costs = CostTable(units, [(a, [launches]) for a, launches in zip(assignments, found, strict=True)])
+    for assignment, launches in zip(assignments, found, strict=True):
+        seconds, size = costs.predict(assignment)
+        assert seconds == pytest.approx(sum(c.seconds for c in launches))
+        assert size == pytest.approx(sum(c.weights for c in launches))
+    assert costs.bytes["up", "w8a8-dynamic"] < 0.5 * costs.bytes["up", "f32"]
 
 
 # -- the cache ---------------------------------------------------------------------------------------------------------

@@ -13,12 +13,12 @@ from __future__ import annotations
 import random
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from pydoc_data.topics import topics
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -122,6 +122,36 @@ def running_text(batch: int, length: int, seed: int = 0, name: Part = "evaluatio
     rows = [_framed(tokens[i * (length - 2) : (i + 1) * (length - 2)], length) for i in range(batch)]
     ids = np.array(rows, np.int64)
     return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+
+
+def slices() -> dict[str, list[Inputs]]:
+    """Data for ``planish compile --calibration examples/sentences.py:slices``: every sentence of the calibration part.
+
+    Each stands alone and at its own length, so nothing is padding; by length it belongs to the slice "short" (up to 16
+    tokens), "medium" or "long" (32 and more).
+    """
+    return _by_length("calibration")
+
+
+def unseen() -> dict[str, list[Inputs]]:
+    """The same of the evaluation part: sentences that a search with :func:`slices` never meets, to check its promise on."""
+    return _by_length("evaluation")
+
+
+def _by_length(name: Part) -> dict[str, list[Inputs]]:
+    found: dict[str, list[Inputs]] = {"short": [], "medium": [], "long": []}
+    for sentence in part(name):
+        inputs = tokenised([sentence])
+        tokens = inputs["input_ids"].shape[1]
+        found["short" if tokens <= 16 else "medium" if tokens < 32 else "long"].append(inputs)
+    return found
+
+
+def mean_pooled(outputs: Mapping[str, npt.NDArray[Any]], inputs: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """The sentence embeddings, ``[rows, 384]``: the mean over the tokens that are no padding (``--score``)."""
+    hidden, weights = outputs["last_hidden_state"], inputs["attention_mask"][..., None].astype(np.float64)
+    pooled: npt.NDArray[Any] = (hidden * weights).sum(1) / weights.sum(1)
+    return pooled
 
 
 def _framed(tokens: Sequence[int], max_length: int) -> list[int]:

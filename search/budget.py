@@ -174,13 +174,14 @@ class Term:
     ) -> Verdict:  # fmt: skip
         """``mean`` and ``worst-slice``: the least favourable of the means in question, and of their bounds."""
         everything = {"": np.ones(len(scores), bool)}
+        asked = list(groups) if self.statistic == "worst-slice" else [""]
         values: dict[str, float] = {}
         bounds: dict[str, float | None] = {}
         for name, group in {**everything, **groups}.items():
             w = None if weights is None else weights[group]
             values[name] = _mean(self.kind, scores[group], w)
-            bounds[name] = self._bound_of_mean(scores[group], w, confidence, seed)
-        asked = list(groups) if self.statistic == "worst-slice" else [""]
+            if name in asked:
+                bounds[name] = self._bound_of_mean(scores[group], w, confidence, seed)
         value = (min if self.upward else max)(values[a] for a in asked)
         known = [b for a in asked if (b := bounds[a]) is not None]
         proven = (min if self.upward else max)(known) if len(known) == len(asked) else None

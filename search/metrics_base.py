@@ -93,13 +93,16 @@ def rowwise(
     """``compute`` over as many rows at a time as fit a fixed amount of memory, its arrays widened to f64."""
     rows = len(reference)
     step = max(1, min(rows, _AT_ONCE // max(1, reference[:1].size)))
-    parts = [
-        compute(
-            reference[i : i + step].astype(np.float64),
-            output[i : i + step].astype(np.float64),
-            *(m[i : i + step] for m in more),
-            **options,
-        )
-        for i in range(0, rows, step)
-    ]
+    with np.errstate(
+        invalid="ignore", over="ignore"
+    ):  # what a broken output gives is looked at where scores are checked
+        parts = [
+            compute(
+                reference[i : i + step].astype(np.float64),
+                output[i : i + step].astype(np.float64),
+                *(m[i : i + step] for m in more),
+                **options,
+            )
+            for i in range(0, rows, step)
+        ]
     return np.concatenate(parts) if parts else np.zeros(0)

@@ -35,14 +35,15 @@ class OwnMetric(Metric):
         self.name, self.better, self._function = name, given, function
         self.proxy = name  # its loss at the bar is not known beforehand
         self.worst = -np.inf if given == "higher" else np.inf
+        self._takes_labels = False
         try:
             parameters = list(inspect.signature(function).parameters.values())
         except ValueError:  # a callable of C code
-            parameters = []
+            return
         positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
         rest = any(p.kind is p.VAR_POSITIONAL for p in parameters)
         needed = sum(p.default is p.empty for p in positional)
-        if parameters and (needed > 3 or (len(positional) < 2 and not rest)):
+        if needed > 3 or (len(positional) < 2 and not rest):
             raise UsageError(
                 f"the metric {name!r} cannot be called with (reference, output) or (reference, output, labels)"
             )

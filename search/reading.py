@@ -55,7 +55,7 @@ def load_samples(
             twice += (sample.digest, label) in found
             found.setdefault((sample.digest, label), sample)
             if progress is not None:
-                progress("reading data", len(found), stream.total or 0)
+                progress("reading data", count, stream.total if stream.total and count <= stream.total else 0)
         if not count:
             raise UsageError(
                 f"the slice {stream.name!r} has no samples" if stream.name != name else "the data has no samples"

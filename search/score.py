@@ -52,14 +52,15 @@ class Score:
         """
         self.name = name or getattr(function, "__name__", type(function).__name__)
         self._function, self._names = function, tuple(output_names)
+        self._takes_inputs = self._takes_array = False
         try:
             parameters = list(inspect.signature(function).parameters.values())
         except ValueError:  # a callable of C code
-            parameters = []
+            return
         positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
         needed = [p for p in positional if p.default is p.empty]
         rest = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-        if parameters and ((not positional and not rest) or len(needed) > 2):
+        if (not positional and not rest) or len(needed) > 2:
             raise UsageError(f"the score function {self.name} cannot be called with (outputs, inputs)")
         self._takes_inputs = len(needed) == 2 or (len(positional) < 2 and rest)
         first = positional[0].name if positional else ""

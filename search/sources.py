@@ -78,8 +78,8 @@ def _open(source: Any, name: str, transform: Any, label: Any, *, sliced: bool) -
         size = len(source)  # by position: datasets of PyTorch do not end when they are iterated
         yield Stream(name, (("", source[i]) for i in range(size)), size, transform, label)
     elif hasattr(source, "__iter__"):
-        total = len(source) if hasattr(source, "__len__") else None
-        yield Stream(name, (("", item) for item in source), total, transform, label)
+        # how many items there are says little where they may be batches, and a loader may not even know
+        yield Stream(name, (("", item) for item in source), None, transform, label)
     else:
         what = "a function" if callable(source) else f"a {type(source).__name__}"
         hint = "call it, and give what it returns" if callable(source) else f"give {FORMS}"

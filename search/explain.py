@@ -21,7 +21,7 @@ class UnitLine:
     Attributes:
         share: its part of what all units lose together as chosen, 0..1; the largest over the terms of the bar.
         speedup: seconds in float over seconds as chosen; None where it was not measured.
-        why: what held a faster one back, else the reason.
+        why: what held something cheaper back, else the reason.
     """
 
     name: str
@@ -156,7 +156,7 @@ def facts(record: Record, unit: Unit) -> list[tuple[str, str]]:
         ("stands for", ", ".join(unit.sources) if unit.sources != (unit.name,) else ""),
         ("precision", unit.chosen),
         ("why", unit.reason),
-        ("held back", unit.held_back or ""),
+        ("the solver", unit.held_back or ""),
         ("cost", cost),
         ("sensitivity", "\n".join(sensitivity)),
     ]

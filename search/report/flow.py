@@ -71,10 +71,10 @@ def flow(launches: Sequence[Mapping[str, Any]], units: Mapping[str, str]) -> lis
         if not blocks or blocks[-1].name != prefix or (not prefix and blocks[-1].name):
             blocks.append(Block(prefix))
         ops = tuple(str(launch["label"]).split("+"))
-        key = (len(blocks), rest, _main(ops))
+        key = (len(blocks), rest, main_op(ops))
         step = steps.get(key)
         if step is None or not prefix or any(number == n for n, _, _ in step.cells):
-            step = Step(rest or (_main(ops) if prefix else name), ops)
+            step = Step(rest or (main_op(ops) if prefix else name), ops)
             steps[key] = step
             blocks[-1].steps.append(step)
         time = launch.get("seconds")
@@ -102,5 +102,6 @@ def _split(name: str) -> tuple[str, str, str]:
     return name[: found.start()], found[1], name[found.end() :].lstrip(".")
 
 
-def _main(ops: Sequence[str]) -> str:
+def main_op(ops: Sequence[str]) -> str:
+    """The op that a kernel is built around: the first that computes a unit, else the first."""
     return next((op for op in ops if any(word in op for word in _ANCHORS)), ops[0])

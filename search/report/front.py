@@ -110,7 +110,7 @@ def front(record: Record, term: str, cost: Cost, width: int, height: int) -> Fro
         for (t, c, q), h in zip(trials, shown, strict=True)
     ]
     named = [
-        (p, "chosen" if p.shape == "chosen" else t.label)
+        (p, t.label if p.shape == "uniform" else f"chosen: {t.label}" if t.stage == "uniform" else "chosen")
         for p, (t, _, _) in zip(points, trials, strict=True)
         if p.shape != "trial"
     ]

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ...compiler.quantities import rate, seconds, size
 from ...compiler.report import shape_of, with_ranges
-from .flow import launch_name
+from .flow import launch_name, main_op
 
 
 @dataclass(frozen=True)
 class KernelBar:
-    """Launches of one kind: the same layer of every block, the same ops, the same precision.
+    """Launches of one kind: the same layer of every block, the same main op, the same precision.
 
     Attributes:
+        label: the ops of most of them.
         length: its time over that of the longest bar.
         limit: the time at the machine's limit over its own; None where no limit is known.
         share: of the time of all launches, in words.
@@ -40,7 +42,7 @@ def kernel_bars(kernels: Sequence[Mapping[str, Any]], units: Mapping[str, str]) 
         if not kernel.get("seconds"):
             continue
         name = launch_name(kernel, units)
-        key = (shape_of(name), str(kernel["label"]), str(kernel["precision"]))
+        key = (shape_of(name), main_op(str(kernel["label"]).split("+")), str(kernel["precision"]))
         groups.setdefault(key, []).append(kernel)
         names.setdefault(key, []).append(name)
     times = {key: sum(float(k["seconds"]) for k in same) for key, same in groups.items()}
@@ -51,7 +53,8 @@ def kernel_bars(kernels: Sequence[Mapping[str, Any]], units: Mapping[str, str]) 
         limits = [k.get("limit_seconds") for k in same]
         limit = sum(float(v or 0.0) for v in limits) / time if all(limits) else None
         moved, done = (sum(float(k.get(part) or 0) for k in same) for part in ("bytes", "flops"))
-        shape, label, precision = key
+        shape, _, precision = key
+        label = Counter(str(k["label"]) for k in same).most_common(1)[0][0]
         bars.append(
             KernelBar(
                 with_ranges(shape, names[key]), label, precision, len(same), seconds(time), time / longest, limit,

@@ -296,7 +296,7 @@ def test_explain_tells_every_unit(searched: Path, capsys: pytest.CaptureFixture[
 def test_explain_one_unit(searched: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", str(searched), "encoder.layer.1.attention.output.dense"]) == 0
     out = capsys.readouterr().out
-    for words in ("held back", "sensitivity", "w4a8-g32", "> bf16", "candidate"):
+    for words in ("the solver", "sensitivity", "w4a8-g32", "> bf16", "candidate"):
         assert words in out
     told = fails(capsys, 2, "explain", searched, "encoder.layer.1.atention.output.dense")
     assert "did you mean 'encoder.layer.1.attention.output.dense'?" in told[1]

@@ -20,8 +20,6 @@ ENCODER = graph(
 IMAGES = graph({"images": ("f32", (BATCH, 1, 8, 8))}, (BATCH, 10), batch=(1, 256))
 LANGUAGE = graph({"ids": ("i64", TOKENS)}, (BATCH, SEQ, 768), batch=(1, 64), seq=(1, 128))
 CASES = [
-    ("sentences", ENCODER, "slices"), ("digits", IMAGES, "slices"), ("digits", IMAGES, "labelled"), ("topics", LANGUAGE, "slices"),
-]  # fmt: skip
     ("sentences", ENCODER, "slices"),
     ("digits", IMAGES, "slices"),
     ("digits", IMAGES, "labelled"),

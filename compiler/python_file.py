@@ -43,6 +43,14 @@ def split(text: str, purpose: str, otherwise: str, hint: str) -> tuple[Path, str
     return path, name
 
 
+_ALIAS = "_planish_file_"
+
+
+def imported() -> list[ModuleType]:
+    """The modules of the files that were imported: no other process finds them by their names."""
+    return [module for name, module in list(sys.modules.items()) if name.startswith(_ALIAS)]
+
+
 def import_file(path: Path) -> ModuleType:
     """Import a Python file under a name of its own, as ``python FILE`` would: its folder is on the path.
 
@@ -50,7 +58,7 @@ def import_file(path: Path) -> ModuleType:
         PlanishError: it cannot be imported; names the error and the line.
     """
     resolved = path.resolve()
-    alias = f"_planish_file_{hashlib.sha256(str(resolved).encode()).hexdigest()[:12]}"
+    alias = f"{_ALIAS}{hashlib.sha256(str(resolved).encode()).hexdigest()[:12]}"
     if alias in sys.modules:
         return sys.modules[alias]
     spec = importlib.util.spec_from_file_location(alias, resolved)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..compiler.errors import UsageError
+from ..compiler.python_file import imported
 
 FORMS = "processes:N, dask://HOST:PORT or ray"
 #: Shared objects that a worker keeps; a search has few at a time.
@@ -227,6 +228,9 @@ def _width(pool: Executor) -> int:
 def _pickled(shared: Any) -> bytes:
     try:
         import cloudpickle as pickler  # sends the functions of a script too
+
+        for module in imported():  # and those of FILE.py:callable
+            pickler.register_pickle_by_value(module)
     except ImportError:
         pickler = pickle  # type: ignore[assignment]
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch.nn import functional as F
 from planish.compiler.errors import UsageError
 from planish.compiler.types import DType, float_to_bf16
 from planish.search.budget import Bar
+from planish.search.executor import _pickled
 from planish.search.layout import Layout, Port
 from planish.search.metrics import Scorer, metric
 from planish.search.metrics_table import names
@@ -392,3 +395,25 @@ def test_losses_of_decisions_move_before_a_decision_falls() -> None:
     for term in bar.terms:
         assert (first[str(term)] > second[str(term)]).all()
         assert (second[str(term)] > 0).all()
+
+
+def test_a_scorer_of_a_file_reaches_a_process_that_never_saw_the_file(tmp_path: Path) -> None:
+    pytest.importorskip("cloudpickle")
+    (tmp_path / "mine.py").write_text(
+        "def gap(reference, output):\n    return abs(output - reference).max(axis=1)\n"
+        "def first(outputs):\n    return outputs[0][:, :1]\n"
+    )
+    scorer = Scorer(Bar.parse(f"{tmp_path}/mine.py:gap <= 0.5"), f"{tmp_path}/mine.py:first", ["a"])
+    a, b = pair(4, 3)
+    (tmp_path / "sent").write_bytes(_pickled((scorer, [a], [b], batch(4))))
+    (tmp_path / "mine.py").unlink()
+    script = (
+        "import pickle, sys\n"
+        "scorer, a, b, batch = pickle.load(open(sys.argv[1], 'rb'))\n"
+        "print(*next(iter(scorer.scores(a, b, batch).values())))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "sent")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert [float(x) for x in done.stdout.split()] == pytest.approx(np.abs(b - a)[:, 0])

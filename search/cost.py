@@ -71,6 +71,7 @@ class CostTable:
         self._names = [unit.name for unit in units]
         self._observed: list[tuple[dict[str, str], float]] = []
         self._corrections: dict[Hashable, float] = {}
+        self._current: dict[Choice, float] | None = None  # ``seconds``, until the next trial
         sums = [totals(units, launches, weights) for _, launches in builds]
         base, assignment = sums[0], builds[0][0]
         self.floats = {name: assignment[name] for name in self._names}
@@ -113,14 +114,16 @@ class CostTable:
         table.floats = {}
         for name, precision in seconds:
             table.floats.setdefault(name, precision)
-        table._observed, table._corrections = [], {}
+        table._observed, table._corrections, table._current = [], {}, None
         return table
 
     # -- reading -----------------------------------------------------------------------------------------------------
     @property
     def seconds(self) -> dict[Choice, float]:
         """(unit, precision) -> seconds, with what trials have taught."""
-        return {choice: self._seconds(choice) for choice in self._base}
+        if self._current is None:
+            self._current = {choice: self._seconds(choice) for choice in self._base}
+        return self._current
 
     def _seconds(self, choice: Choice) -> float:
         measured = self._base[choice]
@@ -231,6 +234,7 @@ class CostTable:
         gram = (features * prior) @ features.T + np.diag((TRIAL * measured) ** 2)
         explained = prior * (features.T @ np.linalg.solve(gram, measured - said))
         self._corrections = {key: float(w) for key, w in zip(columns, explained, strict=True)}
+        self._current = None
 
     def _features(self, assignment: Mapping[str, str]) -> dict[Hashable, float]:
         found: dict[Hashable, float] = {(): 1.0}

@@ -21,12 +21,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..executor import executor, spread
+from ..executor import executor, spread, usable_cpus
 from .measured import add_float, measure_all
 from .table import Choice, Job, Losses, Table
 
 #: Backward passes for each thing that is compared.
-DIRECTIONS = 8
+DIRECTIONS = 4
 #: Candidates that are measured to set the scale.
 ANCHORS = 3
 
@@ -68,7 +68,9 @@ class Fisher:
 
         context = Context(job.graph, job.units, job.samples.batches, job.references, job.scorer, job.store)
         here = job.executor if isinstance(job.executor, ThreadPoolExecutor) else None
-        tasks = [Passes(part, DIRECTIONS, job.seed, self.second_order) for part in _parts(context.batches)]
+        tasks = [
+            Passes(part, DIRECTIONS, job.seed, self.second_order) for part in _parts(context.batches, usable_cpus())
+        ]
         done = 0
         job.advance("estimating sensitivity", 0, len(context.batches))
 
@@ -104,10 +106,11 @@ class Fisher:
         return evaluations
 
 
-def _parts(batches: Sequence[object]) -> list[tuple[int, ...]]:
-    """Batches in tasks, in order, as even as they come: enough for every CPU to have some, whatever their number."""
-    count = min(len(batches), 8)
-    return [tuple(range(len(batches) * i // count, len(batches) * (i + 1) // count)) for i in range(count)]
+def _parts(batches: Sequence[object], workers: int) -> list[tuple[int, ...]]:
+    """Batches in tasks, one per worker: every task makes the weights of all candidates anew. What comes out for a batch does
+    not depend on its task."""
+    count = max(1, min(len(batches), workers))
+    return [tuple(range(i, len(batches), count)) for i in range(count)]
 
 
 def _anchors(estimated: dict[Choice, Losses], seed: int) -> list[Choice]:

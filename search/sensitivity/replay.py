@@ -110,6 +110,7 @@ class Replay:
         graph: left alone.
         units: the nodes of every unit, in execution order of their first nodes.
         variant: gives the quantised form of a piece.
+        interpreter: of the graph, where others share its constants.
 
     Attributes:
         evaluations: nodes executed so far, each counted once per stacked replacement.
@@ -118,12 +119,13 @@ class Replay:
     graph: Graph
     units: Sequence[Sequence[Node]]
     variant: Variant
+    interpreter: Interpreter | None = None
     evaluations: int = 0
     symbol: str | None = None
     _interpreter: Interpreter = field(init=False)
 
     def __post_init__(self) -> None:
-        self._interpreter = Interpreter(self.graph)
+        self._interpreter = Interpreter(self.graph) if self.interpreter is None else self.interpreter
         self._order = {node: i for i, node in enumerate(self.graph.nodes)}
         self._pieces = [
             [Piece(i, piece) for piece in self.pieces_of(self.graph, nodes)] for i, nodes in enumerate(self.units)
@@ -149,7 +151,7 @@ class Replay:
                 break
             made.update(node.outputs)
         made.update(graph.inputs, graph.states)
-        ready = all(v in made for n in nodes for v in n.operands if not _constant(v))
+        ready = all(v in made for n in nodes for v in n.operands if not is_constant(v))
         return [tuple(nodes)] if ready else [(n,) for n in nodes]
 
     def _feeding_outputs(self) -> set[Node]:
@@ -184,7 +186,7 @@ class Replay:
         made: set[Value] = set()
         reads: set[Value] = set()
         for step in steps:
-            reads.update(v for v in _operands(step) if v not in made and not _constant(v))
+            reads.update(v for v in _operands(step) if v not in made and not is_constant(v))
             made.update(step.outputs)
         seen: set[Value] = set(self.graph.outputs)
         dead: dict[Piece | Node, tuple[Value, ...]] = {}
@@ -212,10 +214,7 @@ class Replay:
         arrays = ordered_inputs(self.graph, inputs)
         tensors = [to_torch(a, v.dtype) for a, v in zip(arrays, self.graph.inputs, strict=True)]
         env = bind_symbols(self.graph, [t.shape for t in tensors])
-        states = {
-            s: torch.zeros(tuple(_size(d, env) for d in s.shape), dtype=to_torch(np.zeros(0, s.dtype.numpy), s.dtype).dtype)
-            for s in self.graph.states
-        }  # fmt: skip
+        states = initial_states(self.graph, env)
         return Run(batch, env, {**dict(zip(self.graph.inputs, tensors, strict=True)), **states}, dict(self._readers))
 
     def advance(self, run: Run, unit: int, suffix: Suffix) -> None:
@@ -230,12 +229,12 @@ class Replay:
         stack = [value]
         while stack:
             wanted = stack[-1]
-            if wanted in run.values or _constant(wanted):
+            if wanted in run.values or is_constant(wanted):
                 stack.pop()
                 continue
             node = wanted.node
             assert node is not None, f"%{wanted.name} was dropped too early"
-            missing = [v for v in node.operands if v not in run.values and not _constant(v)]
+            missing = [v for v in node.operands if v not in run.values and not is_constant(v)]
             if missing:
                 stack.extend(missing)
                 continue
@@ -345,7 +344,9 @@ class Replay:
         parts: list[list[Tensor]] = []
         inside = set(piece.outputs)
         operands = [
-            v for v in dict.fromkeys(v for n in piece.nodes for v in n.operands) if not _constant(v) and v not in inside
+            v
+            for v in dict.fromkeys(v for n in piece.nodes for v in n.operands)
+            if not is_constant(v) and v not in inside
         ]
         for position, assignment in enumerate(assignments):
             mine = {
@@ -364,8 +365,16 @@ class Replay:
         return [torch.cat(p) if count > 1 else p[0] for p in zip(*parts, strict=True)]
 
 
-def _constant(value: Value) -> bool:
+def is_constant(value: Value) -> bool:
+    """Whether the graph holds the data of ``value``."""
     return value.node is not None and value.node.op == "constant"
+
+
+def initial_states(graph: Graph, env: Mapping[str, int]) -> dict[Value, Tensor]:
+    """States as a new model has them: zeros."""
+    return {
+        s: to_torch(np.zeros([_size(d, env) for d in s.shape], s.dtype.numpy), s.dtype) for s in graph.states
+    }  # fmt: skip
 
 
 def _operands(step: Piece | Node) -> list[Value]:

@@ -17,6 +17,7 @@ import torch
 from ...compiler import dims
 from ...compiler.errors import UsageError
 from ...compiler.graph import Graph, Node
+from ...compiler.interpret import Interpreter, bind_symbols, ordered_inputs
 from ..units import Unit, nodes_of
 from .replay import Replay, Run
 from .table import FLOAT, Choice, Losses, Scorer
@@ -39,6 +40,7 @@ class Context:
         batches, references: the samples and the float model's outputs for them.
         scorer: from outputs to losses.
         store: of weights; stays behind when the context travels, and what was made of it goes with the tasks.
+        interpreter: of the graph: the tasks of one process share its constants.
     """
 
     graph: Graph
@@ -47,9 +49,11 @@ class Context:
     references: Sequence[list[np.ndarray]]
     scorer: Scorer
     store: WeightStore | None = None
+    interpreter: Interpreter = field(init=False)
     _nodes: dict[str, list[Node]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.interpreter = Interpreter(self.graph)
         self._nodes = {u.name: nodes_of(self.graph, u) for u in self.units}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -129,7 +133,7 @@ def _measure(context: Context, task: Task) -> Measured:
     names = sorted({u for a in task.assignments for u, _ in a}, key=order.__getitem__)
     position = {name: i for i, name in enumerate(names)}
     variants = Variants(context.graph, context.store, task.variants)
-    replay = Replay(context.graph, [context.nodes(n) for n in names], variants)
+    replay = Replay(context.graph, [context.nodes(n) for n in names], variants, context.interpreter)
     by_first: dict[int, list[int]] = {}
     for index, assignment in enumerate(task.assignments):
         by_first.setdefault(position[assignment[0][0]], []).append(index)
@@ -177,8 +181,6 @@ def _scored(context: Context, run: Run, arrays: list[np.ndarray] | None, assignm
 
 def _groups(context: Context, replay: Replay) -> Iterator[list[int]]:
     """Batches whose float runs are advanced together: as many as fit the memory at the widest place."""
-    from ...compiler.interpret import bind_symbols, ordered_inputs
-
     held: list[int] = []
     total = 0
     for index, batch in enumerate(context.batches):

@@ -33,6 +33,9 @@ _X_STORAGE: dict[str, Storage] = {"f32": "f32", "bf16": "bf16", "w8a8": "i8b"}
 #: The longest int8 row whose sums, and whose compensation of -128 * (sum of weights), fit int32.
 MAX_K_INT8 = (2**31 - 1) // (128 * 127)
 
+#: The same for int8 values less a zero point, which lie in [-255, 255].
+MAX_K_SHIFTED = (2**31 - 1) // (255 * 127)
+
 #: A worker takes rows of its own when there are at least this many for each, else columns.
 ROWS_PER_WORKER = 24
 
@@ -77,7 +80,9 @@ def _plans(spec: LinearSpec, isa: str) -> tuple[RowPlan | None, RowPlan | None]:
     """How the rows of the prologue and of the row program are processed."""
     before = after = None
     if spec.prologue is not None:
-        targets = {-1: Operand(_X_STORAGE[spec.compute]), -2: Operand("f32", "broadcast")}
+        targets = {-1: Operand(_X_STORAGE[spec.compute])}
+        if not spec.static:
+            targets[-2] = Operand("f32", "broadcast")
         before = RowPlan(spec.prologue, isa, targets=targets)
     if spec.row is not None:
         after = RowPlan(spec.row, isa, inputs={"row": Operand("f32")})
@@ -180,8 +185,8 @@ def render(spec: LinearSpec, isa: str, name: str) -> str:
         extra[prefix] = [f"{prefix}_dim{i}" for i in range(count)]
         declarations += [f"const int64_t {prefix}_dim{i} = d[{dim + i}];" for i in range(count)]
         dim += count
-    geometry, group = dim, dim + GEOMETRY_DIMS + 1
-    dim += (GEOMETRY_DIMS + 1 if spec.patches else 0) + (2 if spec.grouped else 0)
+    geometry, group = dim, dim + GEOMETRY_DIMS + 2
+    dim += (GEOMETRY_DIMS + 2 if spec.patches else 0) + (2 if spec.grouped else 0)
     before, after = _plans(spec, isa)
     prologue: list[str] = []
     epilogue: list[str] = []
@@ -192,9 +197,10 @@ def render(spec: LinearSpec, isa: str, name: str) -> str:
         epilogue = after.emit(_row_context(spec.row, names["r"], extra["r"], {"row": Place("data")}, "N"))
     context = {
         "kernel": name, "summary": _summary(spec), "product": _PRODUCT[spec.compute], "declarations": declarations,
-        "quantized": quantized, "has_prologue": "true" if spec.prologue or spec.patches else "false",
+        "quantized": quantized, "static": "true" if spec.static else "false", "has_prologue": "true" if spec.prologue or spec.patches else "false",
         "has_row": "true" if spec.row else "false", "patches": spec.patches, "grouped": spec.grouped,
         "geometry_dim": geometry, "channels_dim": geometry + GEOMETRY_DIMS, "group_dim": group,
+        "columns": " + group * gemm::round_up(N, VL)" if quantized and spec.grouped else "",
         "tile": _tile(spec, names["t"], extra["t"]),
         "prologue": prologue, "epilogue": epilogue, "rooms": _rooms(spec, isa), "scratch_dim": dim,
     }  # fmt: skip
@@ -204,7 +210,7 @@ def render(spec: LinearSpec, isa: str, name: str) -> str:
 
 
 def _summary(spec: LinearSpec) -> str:
-    kind = "convolution" if spec.patches else "linear"
+    kind = ("static " if spec.static else "") + ("convolution" if spec.patches else "linear")
     parts = [f"{kind} {spec.compute}: {len(spec.tile.steps)} steps on the tile"]
     if spec.prologue is not None:
         parts.insert(0, f"{len(spec.prologue.steps)} steps before the")

@@ -148,6 +148,8 @@ def elementwise(op: str, args: Sequence[Typed], domain: Domain, mode: str = "") 
         return _call(
             "v_quantize_i8_row" if mode == "row" else "v_quantize_i8", [convert(a, "f32") for a in args], "i32"
         )
+    if op == "quantize":
+        return _quantize(args, mode.split(","))
     values = [convert(a, domain) for a in args]
     if domain == "bool":
         return _boolean(op, values)
@@ -181,6 +183,18 @@ _FUNCTIONS = {
     "clamp": "v_clamp", "div": "v_div_trunc", "floordiv": "v_div_floor", "mod": "v_remainder", "fmod": "v_fmod",
     "atan2": "v_atan2", "bitwise_left_shift": "v_shift_left", "bitwise_right_shift": "v_shift_right",
 }  # fmt: skip
+
+
+_RANGES = {"i8": (-128, 127), "u8": (0, 255), "i16": (-32768, 32767)}
+
+
+def _quantize(args: Sequence[Typed], mode: Sequence[str]) -> Typed:
+    x, factor, zero = convert(args[0], "f32"), convert(args[1], "f32"), convert(args[2], "i32")
+    if "symmetric" in mode and "division" not in mode:
+        return _call("v_quantize_i8", [x, factor], "i32")
+    scaled = elementwise("div" if "division" in mode else "mul", [x, factor], "f32")
+    low, high = next(_RANGES[part] for part in mode if part in _RANGES)
+    return _call(f"v_quantize<{low + ('symmetric' in mode)}, {high}>", [scaled, zero], "i32")
 
 
 def _boolean(op: str, values: Sequence[Typed]) -> Typed:

@@ -59,6 +59,9 @@ class Step:
       ``absmax``                          max of |x|; NaN if the row holds a NaN or an infinity
       ``quantize_i8`` (x, inv)            round-to-nearest-even(x * inv) clamped to [-127, 127], 0 for NaN; domain i32;
                                           mode "row": inv is 127 / absmax of the row, and the result is only stored to 8 bits
+      ``quantize`` (x, inv, zero)         zero + round-to-nearest-even(x * inv), clamped to the type named in ``mode`` (i8, u8,
+                                          i16); zero for NaN; domain i32. mode "division": x / inv in place of x * inv;
+                                          "symmetric": i8 from -127, zero is 0
       any elementwise op of the IR's vocabulary (``add``, ``gelu`` with its ``approximate`` in ``mode``, ``cast`` ...)
 
     ``domain`` is the type of the result. ``mode`` is the op's string attribute (``gelu``: erf, tanh, quick; ``accuracy`` of
@@ -99,6 +102,8 @@ class LinearSpec:
 
     compute ``f32``:  x is f32.   ``bf16``: x is bf16, products accumulate in f32.   ``w8a8``: x is i8b with one f32 scale
     per row, w is int8 with one f32 scale per column; ``acc = float(int32 sum) * (row_scale * column_scale)``.
+    With ``static`` the rows have no scales: ``acc = float(int32 sum) * column_scale``, where the column scales hold the one
+    scale of x, and the sums start at what the launch gives (``backends/cpu/static_int8``), so that x may have a zero point.
 
     prologue: computes rows of x from the operands it loads; its single ``store`` step has operand number -1 and goes to x
     in x's storage type (and, for w8a8, a ``store`` with operand number -2 gives the row's f32 scale). None: x is read from
@@ -109,17 +114,17 @@ class LinearSpec:
 
     Kernel arguments
       pointers: x (or null), row scales (w8a8 only; or null), packed weights, column scales (w8a8 only), column sums times
-      -128 as int32 (w8a8 only), then the operands of prologue, tile and row in that order;
+      -128 as int32 (w8a8 only; ``static``: what the sums start at), then the operands of prologue, tile and row in that order;
       dims: M, N, K, leading dimension of x, then for prologue, tile and row in that order, per operand its row stride
       (0 = broadcast over rows; tile and row operands with inner ``broadcast`` are one scalar per row), then its inner
       stride if ``strided``, ``gather_stride`` and ``rows`` if it has an index; then the extra dims of each in that order;
-      with ``patches`` the geometry of the windows (see :class:`WindowSpec`) and the channels per group; with ``grouped`` the
-      number of groups and the elements of w per group.
+      with ``patches`` the geometry of the windows (see :class:`WindowSpec`), the channels per group and the byte that stands
+      outside of x (0 for floats); with ``grouped`` the number of groups and the elements of w per group.
 
     patches: an implicit convolution. x is channels-last, and row m of the product is the window of output position m:
-    every tap's channels one after the other, zeros outside x. There is no prologue then.
+    every tap's channels one after the other, the filling outside x. There is no prologue then.
     grouped: N, K and w are those of one group; group g reads its own channels and writes columns g * N onwards of the tile's
-    operands. There is no row program then.
+    operands; column scales and sums are padded to whole vectors per group. There is no row program then.
     """
 
     compute: Literal["f32", "bf16", "w8a8"]
@@ -130,6 +135,7 @@ class LinearSpec:
     k: int | None = None
     patches: bool = False
     grouped: bool = False
+    static: bool = False
 
 
 @dataclass(frozen=True)
@@ -201,7 +207,7 @@ class CustomSpec:
 class WindowSpec:
     """What slides a window over a channels-last tensor, lane by lane of the channels, with elementwise steps behind it.
 
-    kind ``depthwise``: the sum over the taps of x * w, w f32 [taps, channels]. ``max``: the largest, NaN first, -inf where
+    kind ``depthwise``: the sum over the taps of x * w, w f32 [taps, channels]; where x is i8b, of (x - zero) * w. ``max``: the largest, NaN first, -inf where
     nothing lies inside x. ``mean``: the sum over the divisor. ``fold``: the adjoint of taking windows: x is
     [batch, *space, taps, channels], and every output position sums the taps that reach it (the second half of a transposed
     convolution). Sums are f32; positions outside x do not count.
@@ -212,7 +218,7 @@ class WindowSpec:
     dims: batch, channels, the geometry: per axis z, y, x (absent ones first, of size 1) the size of x, the size of the
     output, kernel, stride, dilation and the padding in front, then the strides of x along batch, z, y and x (channels are
     contiguous); the divisor (``mean``: a number, 0 = the cells inside x, -1 = those inside x and its padding, which is as
-    wide behind as in front); then per operand of the tile its row stride, inner stride if ``strided``; then the extra dims.
+    wide behind as in front; ``depthwise`` of i8b: 128 + zero); then per operand of the tile its row stride, inner stride if ``strided``; then the extra dims.
     """
 
     kind: Literal["depthwise", "max", "mean", "fold"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .dims import Dim, product
 from .graph import Node
 from .ops_schema import REQUIRED, broadcast, define, fail, same_dtype, type_of
+from .ops_spatial import CONV_ATTRIBUTES, convolved
 from .types import DType, TensorType
 
 
@@ -22,7 +23,23 @@ def _qlinear(node: Node) -> list[TensorType]:
     x, w = type_of(node.inputs[0]), type_of(node.inputs[2])
     if x.dtype is not DType.i8 or w.dtype is not DType.i8 or x.shape[-1] != w.shape[1]:
         raise fail(node, f"x {x} and w {w} must be i8 with equal last dimensions")
+    _check_one_zero(node, 5)
     return [TensorType(DType.f32, (*x.shape[:-1], w.shape[0]))]
+
+
+def _check_one_zero(node: Node, number: int) -> None:
+    """A zero point of x, operand ``number``, is one int8 number."""
+    zero = node.inputs[number] if len(node.inputs) > number else None
+    if zero is not None and (zero.dtype is not DType.i8 or product(zero.shape) != 1):
+        raise fail(node, f"the zero point {zero.type} of x must be one i8 number")
+
+
+def _qconv(node: Node) -> list[TensorType]:
+    x, w = type_of(node.inputs[0]), type_of(node.inputs[2])
+    if x.dtype is not DType.i8 or w.dtype is not DType.i8:
+        raise fail(node, f"x {x} and w {w} must be i8")
+    _check_one_zero(node, 5)
+    return [TensorType(DType.f32, convolved(node, x, w))]
 
 
 def _matmul(node: Node) -> list[TensorType]:
@@ -109,10 +126,21 @@ define(
 )
 define(
     "qlinear",
-    "x x_scale weight weight_scale bias?",
+    "x x_scale weight weight_scale bias? x_zero?",
     _qlinear,
-    "int8 linear: float(int32 sum) * (x_scale * weight_scale) + bias",
+    "int8 linear: float(int32 sum of (x - x_zero) weight) * (x_scale * weight_scale) + bias; x_scale is one for each row, or "
+    "one for all",
+    version=2,
     flops=_matmul_flops,
+)
+define(
+    "qconv",
+    "x x_scale weight weight_scale bias? x_zero?",
+    _qconv,
+    "int8 convolution: float(int32 sum of (x - x_zero) weight) * (x_scale * weight_scale) + bias; one x_scale, a weight_scale "
+    "for each output channel; what lies outside of x counts as x_zero",
+    attrs=CONV_ATTRIBUTES,
+    flops=lambda node: 2 * node.output.type.elements * product(type_of(node.inputs[2]).shape[1:]),
 )
 define("matmul", "a b", _matmul, "batched matrix product", attrs={"out_dtype": None}, flops=_matmul_flops)
 define(
@@ -149,8 +177,11 @@ define(
     "quantize",
     "x scale zero_point?",
     _quantize,
-    "clamp(round(x / scale) + zero_point)",
-    attrs={"dtype": DType.i8},
+    "clamp(round(x * (1 / scale)) + zero_point), in f32, halves to even; `division`: x / scale, as ONNX has it, which now and "
+    "then rounds to the neighbour; i8 without a zero point is at least -127; NaN gives the zero point",
+    attrs={"dtype": DType.i8, "division": False},
+    version=2,
+    elementwise=True,
     flops=3,
 )
 define(

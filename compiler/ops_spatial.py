@@ -38,8 +38,12 @@ def _joined(node: Node, x: TensorType, channels: Dim, sizes: Sequence[Dim]) -> t
     return (x.shape[0], *sizes, channels) if last else (x.shape[0], channels, *sizes)
 
 
-def _conv(node: Node) -> list[TensorType]:
-    x, w = type_of(node.inputs[0]), type_of(node.inputs[1])
+def convolved(node: Node, x: TensorType, w: TensorType) -> tuple[Dim, ...]:
+    """The shape of the result of a convolution of ``x`` with filters ``w``, with the attributes of ``node``.
+
+    Raises:
+        PassError: they do not fit.
+    """
     if w.rank != x.rank or x.rank < 3:
         raise fail(node, f"x {x} and w {w} must have the same rank of at least 3")
     channels, space = split_axes(node, x)
@@ -48,7 +52,12 @@ def _conv(node: Node) -> list[TensorType]:
     stride, low, dilation = (node.attrs[a] for a in ("stride", "padding", "dilation"))
     high = node.attrs["padding_high"] or low
     sizes = [conv_output(d, w.shape[2 + i], stride[i], low[i], dilation[i], high[i]) for i, d in enumerate(space)]
-    return [TensorType(node.attrs["out_dtype"] or x.dtype, _joined(node, x, w.shape[0], sizes))]
+    return _joined(node, x, w.shape[0], sizes)
+
+
+def _conv(node: Node) -> list[TensorType]:
+    x, w = type_of(node.inputs[0]), type_of(node.inputs[1])
+    return [TensorType(node.attrs["out_dtype"] or x.dtype, convolved(node, x, w))]
 
 
 def _conv_transpose(node: Node) -> list[TensorType]:
@@ -115,13 +124,16 @@ def _pool_flops(node: Node) -> Dim:
     return node.output.type.elements * product(node.attrs["kernel"])
 
 
+#: The attributes of a convolution (``conv`` has ``out_dtype`` too).
+CONV_ATTRIBUTES = {
+    "stride": REQUIRED, "padding": REQUIRED, "dilation": REQUIRED, "groups": 1, "padding_high": None, "channels_last": False,
+}  # fmt: skip
 _WINDOWS = {"kernel": REQUIRED, "stride": REQUIRED, "padding": REQUIRED}
 
 define(
     "conv", "x weight bias?", _conv,
     "convolution; weight [out, in / groups, *kernel]; `padding_high` is the padding behind, where it differs",
-    attrs={"stride": REQUIRED, "padding": REQUIRED, "dilation": REQUIRED, "groups": 1, "padding_high": None,
-           "channels_last": False, "out_dtype": None},
+    attrs={**CONV_ATTRIBUTES, "out_dtype": None},
     flops=_conv_flops,
 )  # fmt: skip
 define(

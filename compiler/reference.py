@@ -153,19 +153,25 @@ def _linear(attrs: Attrs, x: Tensor, weight: Tensor, bias: Tensor | None = None)
 
 
 def exact_matmul(x: Tensor, weight: Tensor) -> Tensor:
-    """``x @ weight.T`` of int8 tensors as float64, every int32 sum exact.
+    """``x @ weight.T`` of integers (int8, or int8 less a zero point) as floats that hold every int32 sum exactly.
 
-    float32 sums are exact while they stay below 2**24, which 127 * 127 * K does for K <= 1040.
+    float32 sums are exact while they stay below 2**24, which 255 * 127 * K does for K <= 518.
     """
-    wide = torch.float32 if x.shape[-1] <= 1040 else torch.float64
+    wide = torch.float32 if x.shape[-1] <= 518 else torch.float64
     return F.linear(x.to(wide), weight.to(wide))
+
+
+def less_zero(x: Tensor, zero: Tensor | None) -> Tensor:
+    """``x - zero`` of int8 tensors as int16."""
+    return x.short() if zero is None else x.short() - zero.short()
 
 
 @_reference("qlinear")
 def _qlinear(
-    attrs: Attrs, x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None = None
-) -> Tensor:
-    result = exact_matmul(x, weight).float() * (x_scale * weight_scale)
+    attrs: Attrs, x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None = None,
+    x_zero: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    result = exact_matmul(less_zero(x, x_zero), weight).float() * (x_scale * weight_scale)
     return result if bias is None else result + bias
 
 
@@ -273,7 +279,7 @@ def _quantize(attrs: Attrs, x: Tensor, scale: Tensor, zero_point: Tensor | None 
     zero = torch.zeros(()) if zero_point is None else zero_point.float()
     low, high = {DType.i8: (-128, 127), DType.u8: (0, 255), DType.i16: (-32768, 32767)}[attrs["dtype"]]
     low = max(low, -127) if zero_point is None and attrs["dtype"] is DType.i8 else low
-    steps = torch.round(x.float() / scale) + zero
+    steps = torch.round(x.float() / scale if attrs["division"] else x.float() * (1.0 / scale)) + zero
     return torch.where(torch.isnan(steps), zero.expand_as(steps), steps).clamp(low, high).to(TORCH[attrs["dtype"]])
 
 

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .ops_spatial import conv_output
-from .reference import REFERENCE, TORCH, Attrs
+from .types import DType
+from .reference import REFERENCE, TORCH, Attrs, less_zero
 
 
 def _channels_second(fn: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -43,6 +44,16 @@ def _conv(attrs: Attrs, x: Tensor, weight: Tensor, bias: Tensor | None = None) -
     if high is not None and tuple(high) != tuple(padding):
         wide, padding = F.pad(wide, [p for pair in zip(padding[::-1], high[::-1], strict=True) for p in pair]), 0
     return fn(wide, weight_, bias_, attrs["stride"], padding, attrs["dilation"], attrs["groups"]).to(_out(attrs, x))
+
+
+def _qconv(
+    attrs: Attrs, x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None = None,
+    x_zero: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    sums = _conv({**attrs, "out_dtype": DType.f64}, less_zero(x, x_zero).double(), weight.double())  # exact
+    each = (-1, *(1 for _ in x.shape[2:]))
+    result = sums.float() * (x_scale.reshape(()) * weight_scale).reshape(each)
+    return result if bias is None else result + bias.reshape(each)
 
 
 def _conv_transpose(attrs: Attrs, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -112,6 +123,7 @@ def _group_stats(
 
 REFERENCE["group_stats"] = _group_stats
 REFERENCE["conv"] = _channels_second(_conv)
+REFERENCE["qconv"] = _channels_second(_qconv)
 REFERENCE["conv_transpose"] = _channels_second(_conv_transpose)
 REFERENCE["max_pool"] = _channels_second(_max_pool)
 REFERENCE["avg_pool"] = _channels_second(_avg_pool)

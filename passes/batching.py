@@ -15,7 +15,7 @@ from ..compiler.ops import is_elementwise
 
 #: Ops that work on every index of axis 0 alone, whatever their attributes; the shapes show the rest (see ``_allowed``).
 _APART = frozenset({
-    "layer_norm", "rms_norm", "group_norm", "group_stats", "batch_norm", "linear", "qlinear", "matmul", "conv",
+    "layer_norm", "rms_norm", "group_norm", "group_stats", "batch_norm", "linear", "qlinear", "matmul", "conv", "qconv",
     "conv_transpose", "fold", "max_pool", "avg_pool", "attention", "embedding", "reshape", "transpose", "expand",
     "constant", "full", "quantize_dynamic", "quantize", "dequantize", "reduce_sum",
     "reduce_mean", "reduce_max", "reduce_min", "reduce_prod", "reduce_any", "reduce_all",

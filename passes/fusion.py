@@ -12,7 +12,7 @@ from ..compiler.graph import Graph, Node, Value
 SOURCES = frozenset({"constant", "full", "arange"})
 VIEWS = frozenset({"reshape", "transpose", "expand", "slice"})
 #: What a kernel is called after, when it is in it.
-_NAMING = frozenset({"linear", "qlinear", "matmul", "attention", "conv"})
+_NAMING = frozenset({"linear", "qlinear", "matmul", "attention", "conv", "qconv"})
 
 
 def settle(graph: Graph) -> dict[Node, int]:

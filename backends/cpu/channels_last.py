@@ -16,10 +16,12 @@ import numpy as np
 
 from ...compiler.dims import Dim, product
 from ...compiler.graph import Graph, Node, Value
-from ...compiler.ops import REDUCTIONS, is_elementwise
+from ...compiler.ops import REDUCTIONS
 from ...compiler.pass_protocol import PassContext, PassResult
 from ...compiler.types import DType
 from .builder import Builder
+from .legalize_int8 import integer_conv, parts, plain_weight
+from .regions import by_element
 
 #: Element types that kernels over windows have.
 _KERNEL_TYPES = frozenset({DType.f32, DType.bf16})
@@ -49,8 +51,9 @@ def _is_to_second(transpose: Node) -> bool:
 class _Walk:
     """The state of one walk: which values are channels-last ones seen with channels second."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, context: PassContext) -> None:
         self.graph = graph
+        self.context = context
         self.seen: set[Value] = set()
 
     def follows(self, value: Value | None) -> bool:
@@ -128,10 +131,15 @@ def _filters(b: Builder, node: Node, w: Value) -> np.ndarray | None:
 def _conv(walk: _Walk, b: Builder, node: Node) -> Value | None:
     x, w, *rest = node.inputs
     assert x is not None and w is not None
+    bias = rest[0] if rest else None
+    if parts(walk.graph, w) is not None:
+        new = _integer_conv(walk, b, node, x, w, bias)
+        if new is not None:
+            return new
+        w = plain_weight(b, w)
     array = _filters(b, node, w)
     if array is None:
         return None
-    bias = rest[0] if rest else None
     source, padding, high = _with_padding(b, node, walk.last(b, x))
     attrs = {**node.attrs, "padding": padding, "padding_high": high, "channels_last": True}
     pointwise = all(k == 1 for k in array.shape[2:]) and set(attrs["stride"]) == {1} and attrs["groups"] == 1
@@ -139,6 +147,42 @@ def _conv(walk: _Walk, b: Builder, node: Node) -> Value | None:
         matrix = b.constant(np.ascontiguousarray(array.reshape(array.shape[:2])), w.name, w.dtype)
         return walk.second(b, b("linear", source, matrix, bias, out_dtype=attrs["out_dtype"]))
     return walk.second(b, b("conv", source, w, bias, **attrs))
+
+
+def _integer_conv(walk: _Walk, b: Builder, node: Node, x: Value, w: Value, bias: Value | None) -> Value | None:
+    """A convolution of dequantised values on the integers; None, and a note, where there is no kernel for it."""
+    found = parts(walk.graph, x)
+    if found is None:  # behind the walk x is seen with channels second
+        last = walk.last(b, x)
+        found = parts(walk.graph, last)
+    else:
+        last = b("dequantize", walk.last(b, found[0]), *found[1:])
+    low, high = tuple(node.attrs["padding"]), node.attrs["padding_high"]
+    quantised = None if found is None else parts(walk.graph, last)[0].node  # type: ignore[index]
+    if quantised is not None and found is not None and quantised.op == "quantize":  # zeros become the zero point
+        inner, low, high = _with_padding(b, node, quantised.operands[0])
+        if inner is not quantised.operands[0]:
+            q = b("quantize", inner, *quantised.inputs[1:], **quantised.attrs)
+            last = b("dequantize", q, *found[1:])
+    if node.output.type.rank > 5:
+        why: Value | str = "there is no kernel for windows over so many axes"
+    else:
+        why = integer_conv(b, node, last, w, bias, padding=low, padding_high=high, channels_last=True)
+    if isinstance(why, str):
+        walk.context.note(f"{node.name or 'conv'} runs in float on dequantised values: {why}", node, "miss")
+        return None
+    return walk.second(b, why if node.output.dtype is DType.f32 else b("cast", why, dtype=node.output.dtype))
+
+
+def _quantize(walk: _Walk, b: Builder, node: Node) -> Value | None:
+    """What convolutions read in int8 is quantised with channels last, whoever makes it."""
+    x = node.inputs[0]
+    assert x is not None
+    read = [u for d in node.output.users if d.op == "dequantize" for u in d.output.users]
+    if walk.follows(x) or x.type.rank < 3 or not any(u.op == "conv" for u in read):
+        return _elementwise(walk, b, node)
+    others = [_broadcast_last(walk, b, v, x.type.rank) for v in node.operands[1:]]
+    return walk.second(b, b("quantize", walk.last(b, x), *others, **node.attrs))
 
 
 def _with_padding(b: Builder, node: Node, x: Value) -> tuple[Value, tuple[int, ...], tuple[int, ...] | None]:
@@ -416,7 +460,7 @@ def _interpolated(b: Builder, x: Value, matrix: Value, axis: int, dtype: DType) 
 
 _OWN: dict[str, Rule] = {"conv": _conv, "conv_transpose": _conv_transpose, "max_pool": _pool, "avg_pool": _pool}
 _FOLLOW: dict[str, Rule] = {
-    "concat": _concat, "pad": _pad, "reshape": _reshape, "batch_norm": _batch_norm,
+    "quantize": _quantize, "concat": _concat, "pad": _pad, "reshape": _reshape, "batch_norm": _batch_norm,
     "group_norm": _group_norm, "linear": _linear, "matmul": _matmul,
     **dict.fromkeys(("slice", "gather", "softmax", "log_softmax", "cumsum"), _along),
     **dict.fromkeys(("argmax", "argmin"), _arg_reduce), **dict.fromkeys(REDUCTIONS, _reduce),
@@ -431,7 +475,7 @@ class ChannelsLast:
     version: ClassVar[int] = 1
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
-        walk, changed = _Walk(graph), False
+        walk, changed = _Walk(graph, context), False
         for node in list(graph.nodes):
             if node.attrs.get("channels_last") or len(node.outputs) != 1:
                 continue
@@ -443,7 +487,7 @@ class ChannelsLast:
             elif follow is not None:
                 new = follow(walk, b, node)
             else:
-                new = _elementwise(walk, b, node) if is_elementwise(node) and node.operands else None
+                new = _elementwise(walk, b, node) if by_element(node) and node.operands else None
             if new is None:
                 continue
             graph.replace(node.output, new)

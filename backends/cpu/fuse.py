@@ -7,12 +7,11 @@ from typing import ClassVar
 
 from ...compiler.dims import Dim
 from ...compiler.graph import Graph, Node, Value
-from ...compiler.ops import is_elementwise
 from ...compiler.pass_protocol import PassContext, PassResult
 from ...compiler.types import DType
 from ...passes.fusion import SOURCES, enclose, external, results, settle
 from .lower_conv import has_rows
-from .regions import LOOKUPS, WINDOWS
+from .regions import LOOKUPS, WINDOWS, by_element
 
 LINEARS = frozenset({"linear", "qlinear"})
 FLOATING = frozenset({DType.f32, DType.bf16, DType.f16, DType.bool, DType.i8})
@@ -115,9 +114,9 @@ class Fuse:
         return group.anchor if group.anchor is not None else min(group.members, key=at.__getitem__)
 
     def _seeds_rows(self, node: Node) -> bool:
-        if node.op in SOURCES or node.op in ("fused", "dequantize"):
+        if node.op in SOURCES or node.op == "fused":
             return False
-        return is_elementwise(node) or reduces_rows(node) or is_row_lookup(node)
+        return by_element(node) or reduces_rows(node) or is_row_lookup(node)
 
     def _grow(self, graph: Graph, seed: Node, group: Group, at: dict[Node, int], taken: set[Node]) -> Group:
         group.add(seed)
@@ -162,7 +161,7 @@ class Fuse:
     def _fits(self, node: Node, group: Group) -> bool:
         """Whether ``node`` can be computed in the group's pass over its space."""
         rows = reduces_rows(node)
-        if not (rows or is_elementwise(node) or (group.anchor is None and is_row_lookup(node))):
+        if not (rows or by_element(node) or (group.anchor is None and is_row_lookup(node))):
             return False
         if not all(_row_shape(v.shape, group.space) for v in node.outputs):
             return False

@@ -16,6 +16,7 @@ from ...compiler.pass_protocol import PassContext, PassResult
 from ...compiler.types import DType
 from .builder import Builder
 from .custom_ops import cpp_op, widen
+from .legalize_int8 import integer_linear, plain_weight
 from .legalize_quantised import legal_dequantize
 from .legalize_spatial import LEGAL_SPATIAL
 from .lower_recurrent import legal_recurrent
@@ -142,9 +143,12 @@ def _linear(b: Builder, node: Node) -> Value | None:
         return zeros if bias is None else b("add", zeros, _as_type(b, bias, node.output.dtype))
     if b.graph.array(w) is not None and x.dtype in (DType.f32, DType.bf16):
         return None
-    integer = _integer_linear(b, x, w, bias)
+    integer = integer_linear(b, x, w, bias)
     if integer is not None:
-        return integer
+        return _as_type(b, integer, node.output.dtype)
+    plain = plain_weight(b, w)
+    if plain is not w:
+        return b("linear", x, plain, bias, **node.attrs)
     if x.dtype is DType.f16:
         wide = [None if v is None else b("cast", v, dtype=DType.f32) for v in (x, w, bias)]
         return b("cast", b("linear", *wide), dtype=node.output.dtype)
@@ -157,23 +161,6 @@ def _linear(b: Builder, node: Node) -> Value | None:
 
 def _as_type(b: Builder, value: Value, dtype: DType) -> Value:
     return value if value.dtype is dtype else b("cast", value, dtype=dtype)
-
-
-def _integer_linear(b: Builder, x: Value, w: Value, bias: Value | None) -> Value | None:
-    """``linear(dequantize(q, s), dequantize(w, t))`` runs on the integers themselves."""
-    if x.node is None or w.node is None or x.node.op != "dequantize" or w.node.op != "dequantize":
-        return None
-    q, scale, *x_zero = x.node.inputs
-    wq, w_scale, *w_zero = w.node.inputs
-    assert q is not None and scale is not None and wq is not None and w_scale is not None
-    if any(z is not None for z in (*x_zero, *w_zero)) or q.dtype is not DType.i8 or wq.dtype is not DType.i8:
-        return None
-    if scale.shape != (*q.shape[:-1], 1) or b.graph.array(wq) is None or b.graph.array(w_scale) is None:
-        return None
-    if w_scale.shape != (wq.shape[0], 1):
-        return None
-    columns = b.constant(np.ascontiguousarray(b.graph.array(w_scale)).reshape(-1), w_scale.name)
-    return b("qlinear", q, scale, wq, columns, bias)
 
 
 def _attention(b: Builder, node: Node) -> Value | None:

@@ -24,7 +24,7 @@ from .lower_conv import lower_conv, lower_fold, lower_group_stats, lower_pool
 from .lower_order import ORDER
 from .lower_recurrent import lower_recurrent
 from .lower_rows import copy_program, fill_program, lower_lookup_elements, lower_rows
-from .regions import LOOKUPS, WINDOWS, Region
+from .regions import CONVS, LOOKUPS, WINDOWS, Region, anchor_name
 from .views import View, contiguous_strides
 
 
@@ -60,11 +60,16 @@ class Lowering:
 
     def storage(self, value: Value) -> Storage:
         """How elements of ``value`` are stored: int8 that only int8 linears read is biased by 128 (see ``specs``)."""
-        if value.dtype is DType.i8 and value not in self.graph.outputs and biased(value):
+        if value.dtype is DType.i8 and self._stays_inside(value) and biased(value):
             return "i8b"
         if value.dtype is DType.i4:
             return "i8"  # a constant that no linear has packed
         return value.dtype.value  # type: ignore[return-value]
+
+    def _stays_inside(self, value: Value) -> bool:
+        """Whether no output of the graph is ``value``, what it is a view of, or another view of that."""
+        whole = _whole(value)
+        return all(_whole(v) is not whole for v in self.graph.outputs)
 
     def view(self, value: Value) -> View:
         """Where ``value`` lies; views, constants and generated values come about when first asked for."""
@@ -280,7 +285,7 @@ class Lowering:
                 lower_linear(self, region, anchor)
             elif anchor.op == "attention":
                 lower_attention(self, region, anchor)
-            elif anchor.op == "conv":
+            elif anchor.op in CONVS:
                 lower_conv(self, region, anchor)
             elif anchor.op == "fold":
                 lower_fold(self, region, anchor)
@@ -339,7 +344,7 @@ def why_copied(owner: Node, reader: Node | None) -> str:
     if reader is None:
         return f"an output has to lie in order, and {owner.op} alone moves nothing"
     anchor = Region.of(reader).anchor
-    name = reader.op if anchor is None else "linear" if anchor.op == "qlinear" else anchor.op
+    name = reader.op if anchor is None else anchor_name(anchor)
     if reader.op == "fused" and anchor is None:
         name = Region.of(reader).label
     if owner is reader or owner.op not in VIEWS:
@@ -367,15 +372,24 @@ def _varies_along_row(node: Node) -> bool:
 
 def biased(value: Value) -> bool:
     """Whether an int8 value is only ever the x of int8 linears (which read it biased by 128)."""
-    from_quantize = value.node is not None and (
-        value.node.op == "quantize_dynamic" or (value.node.op == "fused" and value.dtype is DType.i8)
-    )
-    return from_quantize and bool(value.users) and all(_reads_biased(user, value) for user in value.users)
+    value = _whole(value)
+    node = value.node
+    made = node is not None and (node.op in ("quantize_dynamic", "quantize") or (node.op == "fused" and value.dtype is DType.i8))
+    return made and bool(value.users) and all(_reads_biased(user, value) for user in value.users)
+
+
+def _whole(value: Value) -> Value:
+    """What ``value`` is a view of."""
+    while value.node is not None and value.node.op in VIEWS and value.node.inputs[0] is not None:
+        value = value.node.inputs[0]
+    return value
 
 
 def _reads_biased(user: Node, value: Value) -> bool:
-    if user.op == "qlinear":
+    if user.op in ("qlinear", "qconv"):
         return user.inputs[0] is value and user.inputs.count(value) == 1
+    if user.op in VIEWS:
+        return bool(user.output.users) and all(_reads_biased(u, user.output) for u in user.output.users)
     if user.op != "fused":
         return False
     body = user.regions[0]

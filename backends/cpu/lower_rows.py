@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ...codegen.program import Ref
 from ...codegen.specs import Operand, RowProgram, Step, Storage
 from ...compiler.dims import Dim, Expr
@@ -45,7 +47,6 @@ class ProgramBuilder:
     accesses: list[Access] = field(default_factory=list)
     extra: list[Dim] = field(default_factory=list)
     positional: bool = False
-    _loaded: dict[tuple[Value, int | None], Arg] = field(default_factory=dict)
 
     def strides_over(self, view: View) -> tuple[Dim, ...]:
         """Strides of ``view`` along the axes of the space (0 where it broadcasts).
@@ -154,13 +155,35 @@ class ProgramBuilder:
             if node.op in ("full", "arange"):
                 self.generate(node)
                 continue
-            for value in node.operands:
+            for value in self.static_scale(node, outer) if node.op == "quantize" else node.operands:
                 if value not in env:
                     real = outer[value]
                     if real not in env:
                         self.read(real)
                     env[value] = env[real]
             self.writer.node(node)
+
+    def static_scale(self, node: Node, outer: dict[Value, Value]) -> list[Value]:
+        """Load the constant scale and zero point of a ``quantize`` from memory, the scale inverted at compile time: as numbers
+        in the program they would make a kernel for each layer. Returns the operands that are left to read."""
+        left = []
+        for number, value in enumerate(node.inputs):
+            real = None if value is None else outer.get(value)
+            array = None if number == 0 or real is None else self.low.graph.array(real)
+            if value is None or real is None or array is None or (number == 1 and node.attrs["division"]):
+                left += [] if value is None else [value]
+            elif number == 1:
+                ref = real.node.attrs["ref"]  # type: ignore[union-attr]
+                with np.errstate(divide="ignore"):
+                    inverse = np.float32(1.0) / array
+                place = self.low.weight(("inverse", ref), f"{ref}.inverse", lambda inverse=inverse: inverse)  # type: ignore[misc]
+                self.writer.inverse[node] = self._load(real, View.dense(place, real.shape))
+            elif value not in self.writer.env:
+                self.writer.env[value] = self._load(real, self.low.view(real))
+        return left
+
+    def _load(self, value: Value, view: View) -> str:
+        return self.writer.emit("load", self.operand(value, view), domain=domain(value.dtype))
 
     def store(self, value: Value, view: View, inside: Value) -> None:
         """Store the step value of ``inside`` to ``view``, which holds ``value``."""

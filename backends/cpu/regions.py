@@ -6,11 +6,22 @@ from dataclasses import dataclass
 
 from ...compiler.dims import Dim
 from ...compiler.graph import Graph, Node, Value
+from ...compiler.ops import is_elementwise
+from ...compiler.ops_anchor import scale_group
 from .steps import REDUCING
 
-WINDOWS = frozenset({"conv", "max_pool", "avg_pool", "fold"})
+CONVS = frozenset({"conv", "qconv"})
+WINDOWS = frozenset({*CONVS, "max_pool", "avg_pool", "fold"})
 ANCHORS = frozenset({"linear", "qlinear", "matmul", "attention", *WINDOWS})
 LOOKUPS = frozenset({"embedding", "gather", "take_along"})
+
+
+def by_element(node: Node) -> bool:
+    """Whether ``node`` is computed element by element; ``dequantize`` is where no scale serves a group of neighbours."""
+    if node.op != "dequantize":
+        return is_elementwise(node)
+    q, *scales = node.operands
+    return all(scale_group(q.type, s.type) is None for s in scales)
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,11 @@ class Region:
         """What the report calls it: the ops, in order, without repeats that say nothing."""
         ops = [n.op for n in self.nodes if n.op not in ("cast", "constant")] or [n.op for n in self.nodes]
         return "+".join(op for i, op in enumerate(ops) if i == 0 or ops[i - 1] != op)
+
+
+def anchor_name(anchor: Node) -> str:
+    """What reports call a kernel around ``anchor``."""
+    return {"qlinear": "linear", "qconv": "conv"}.get(anchor.op, anchor.op)
 
 
 def row_space(nodes: tuple[Node, ...]) -> tuple[Dim, ...]:

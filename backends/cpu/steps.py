@@ -53,6 +53,7 @@ class StepWriter:
     def __init__(self, fast: bool = False) -> None:
         self.steps: list[Step] = []
         self.env: dict[Value, Arg] = {}
+        self.inverse: dict[Node, Arg] = {}  # one over the scale, of ``quantize`` nodes whose scale is constant
         self.fast = fast
         self._count = 0
 
@@ -198,16 +199,18 @@ class StepWriter:
     _reduce_sum = _reduce_mean = _reduce_max = _reduce_min = _reduce_prod = _reduce_any = _reduce_all = _reduce
 
     def _quantize(self, node: Node) -> None:
-        """clamp(round(x / scale) + zero point); NaN becomes the zero point."""
-        x, scale, *zeros = (self.read(v) for v in node.operands)
-        zero: Arg = self.emit("cast", zeros[0], domain="f32") if zeros else 0.0
-        steps = self.emit("add", self.emit("round", self.emit("div", x, scale)), zero)
-        steps = self.emit("where", self.emit("isnan", steps, domain="bool"), zero, steps)
-        low, high = {DType.i8: (-128.0, 127.0), DType.u8: (0.0, 255.0), DType.i16: (-32768.0, 32767.0)}[
-            node.output.dtype
-        ]
-        low = -127.0 if not zeros and node.output.dtype is DType.i8 else low
-        self.env[node.output] = self.emit("cast", self._clamp_to(steps, low, high, "f32"), domain="i32")
+        """The scale (or its inverse, where it is known) and the zero point may be numbers or operands; see ``lower_rows``."""
+        x, zero = self.read(node.inputs[0]), node.inputs[2] if len(node.inputs) > 2 else None
+        mode, factor = [node.output.dtype.value], self.inverse.get(node)
+        if zero is None and node.output.dtype is DType.i8:
+            mode.append("symmetric")
+        if node.attrs["division"]:
+            mode.append("division")
+            factor = self.read(node.inputs[1])
+        elif factor is None:
+            factor = self.emit("div", 1.0, self.read(node.inputs[1]))
+        args = (x, factor, 0 if zero is None else self.read(zero))
+        self.env[node.output] = self.emit("quantize", *args, domain="i32", mode=",".join(mode))
 
     def _dequantize(self, node: Node) -> None:
         q = self.emit("cast", self.read(node.inputs[0]), domain="f32")

@@ -10,11 +10,10 @@ from collections.abc import Iterator
 
 from ...codegen.program import Program
 from ...compiler.graph import Graph, Node, Value
-from ...compiler.ops import is_elementwise
 from ...compiler.report import Launches, Unfused
 from ...passes.fusion import SOURCES, VIEWS
 from .fuse import FLOATING, LINEARS, Fuse, is_row_lookup, reduces_rows
-from .regions import LOOKUPS, WINDOWS, Region
+from .regions import LOOKUPS, WINDOWS, Region, anchor_name, by_element
 
 #: How many different reasons are told of one kernel, in front and behind; how many ops of a neighbour are named.
 _MOST, _SHOWN = 2, 3
@@ -52,7 +51,7 @@ def _computes(node: Node) -> bool:
 
 def _runs_over_rows(region: Region) -> bool:
     nodes = [n for n in region.nodes if _computes(n)]
-    return all(is_elementwise(n) or reduces_rows(n) or is_row_lookup(n) for n in nodes)
+    return all(by_element(n) or reduces_rows(n) or is_row_lookup(n) for n in nodes)
 
 
 def _source(region: Region) -> str:
@@ -121,7 +120,7 @@ def _name(node: Node) -> str:
     """What a neighbour is called: its anchor, else its ops."""
     region = Region.of(node)
     if region.anchor is not None:
-        return "linear" if region.anchor.op == "qlinear" else region.anchor.op
+        return anchor_name(region.anchor)
     ops = region.label.split("+")
     return "+".join(ops[:_SHOWN]) + ("+..." if len(ops) > _SHOWN else "")
 

@@ -1,0 +1,116 @@
+"""int8 linears and convolutions out of QDQ: ``linear(dequantize(q, s), dequantize(w, t))`` runs on the integers themselves.
+
+The scale of x is one for each row, found at run time (``quantize_dynamic``), or one constant for all of x with or without a
+zero point (``quantize``). What has no int8 kernel stays what it says: a float product of dequantised values, with the weight
+dequantised at compile time.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...codegen.linear import MAX_K_INT8, MAX_K_SHIFTED
+from ...compiler.dims import product
+from ...compiler.graph import Graph, Node, Value
+from ...compiler.types import DType
+from .builder import Builder
+
+#: The most taps whose sum of (x - zero) * w a float32 holds exactly, as int8 convolutions of lone channels compute it.
+MAX_TAPS = 2**24 // (255 * 127)
+
+
+def parts(graph: Graph, value: Value, dtype: DType = DType.i8) -> tuple[Value, Value, Value | None] | None:
+    """(q, scale, zero point) of ``dequantize`` of ``dtype``; None if ``value`` is something else."""
+    node = value.node
+    if node is None or node.op != "dequantize":
+        return None
+    q, scale, *zeros = node.inputs
+    assert q is not None and scale is not None
+    return (q, scale, zeros[0] if zeros else None) if q.dtype is dtype else None
+
+
+def one_scale(graph: Graph, scale: Value, zero: Value | None) -> bool:
+    """Whether a scale and a zero point are one constant each, the zero point int8."""
+    if graph.array(scale) is None or product(scale.shape) != 1:
+        return False
+    return zero is None or (graph.array(zero) is not None and product(zero.shape) == 1 and zero.dtype is DType.i8)
+
+
+def integer_weight(graph: Graph, w: Value) -> tuple[Value, Value] | None:
+    """(int8 weight, its scales) of a constant weight with one scale for each output and no zero point; None for others."""
+    found = parts(graph, w)
+    if found is None or found[2] is not None:
+        return None
+    q, scale, _ = found
+    array = graph.array(q)
+    if array is None or graph.array(scale) is None or scale.shape != (q.shape[0], *(1 for _ in q.shape[1:])):
+        return None
+    return None if array.size == 0 or array.min() == -128 else (q, scale)
+
+
+def integer_linear(b: Builder, x: Value, w: Value, bias: Value | None) -> Value | None:
+    """The linear of ``x`` and ``w`` on their integers, in f32; None if they are not int8 as kernels take it."""
+    graph = b.graph
+    left, right = parts(graph, x), integer_weight(graph, w)
+    if left is None or right is None:
+        return None
+    (q, scale, zero), (wq, w_scale) = left, right
+    k = wq.shape[1]
+    assert isinstance(k, int)
+    columns = _columns(b, w_scale)
+    if zero is None and scale.shape == (*q.shape[:-1], 1) and not one_scale(graph, scale, None):
+        return b("qlinear", q, scale, wq, columns, bias) if k <= MAX_K_INT8 else None
+    if not one_scale(graph, scale, zero) or k > (MAX_K_INT8 if zero is None else MAX_K_SHIFTED):
+        return None
+    return b("qlinear", q, _number(b, scale), wq, columns, bias, None if zero is None else _number(b, zero))
+
+
+def integer_conv(b: Builder, node: Node, x: Value, w: Value, bias: Value | None, **attrs: object) -> Value | str:
+    """The convolution of the channels-last ``x``, a dequantised value, on the integers; a string says why there is none."""
+    graph = b.graph
+    left, right = parts(graph, x), integer_weight(graph, w)
+    if left is None or not one_scale(graph, *left[1:]):
+        return "x is not int8 with one constant scale"
+    if right is None:
+        return "the filters are not constant symmetric int8 with one scale for each output channel"
+    (q, scale, zero), (wq, w_scale) = left, right
+    array = graph.array(wq)
+    assert array is not None
+    taps, groups = array[0].size, int(node.attrs["groups"])
+    if taps > (MAX_K_INT8 if zero is None else MAX_K_SHIFTED):
+        return f"the sums of {taps} products could overflow int32"
+    if array.shape[1] == 1 and groups == array.shape[0] != 1 and taps > MAX_TAPS:
+        return f"a channel of its own has more than {MAX_TAPS} taps"
+    one, shift = _number(b, scale), None if zero is None else _number(b, zero)
+    columns = _columns(b, w_scale)
+    pointwise = taps == array.shape[1] and set(node.attrs["stride"]) == {1} and groups == 1
+    if pointwise and not any(attrs["padding"]) and not any(attrs["padding_high"] or ()):  # type: ignore[call-overload]
+        matrix = b.constant(np.ascontiguousarray(array.reshape(array.shape[:2])), wq.name)
+        return b("qlinear", q, one, matrix, columns, bias, shift)
+    names = ("stride", "dilation", "groups")
+    return b("qconv", q, one, wq, columns, bias, shift, **{**{n: node.attrs[n] for n in names}, **attrs})
+
+
+def plain_weight(b: Builder, w: Value) -> Value:
+    """``w``, as a constant where it is a dequantised one."""
+    found = parts(b.graph, w)
+    arrays = () if found is None else tuple(b.graph.array(v) for v in found if v is not None)
+    if found is None or any(a is None for a in arrays) or found[1].type.rank not in (0, w.type.rank):
+        return w
+    q, scale, *zero = (a.astype(np.float32) for a in arrays if a is not None)
+    if not all(s in (1, d) for a in (scale, *zero) if a.ndim for s, d in zip(a.shape, q.shape, strict=True)):
+        return w  # a scale for each group of neighbours
+    return b.constant(np.ascontiguousarray((q - zero[0] if zero else q) * scale), w.name)
+
+
+def _columns(b: Builder, scale: Value) -> Value:
+    array = b.graph.array(scale)
+    assert array is not None
+    return b.constant(np.ascontiguousarray(array).reshape(-1), scale.name)
+
+
+def _number(b: Builder, value: Value) -> Value:
+    """A constant of one number, without axes."""
+    array = b.graph.array(value)
+    assert array is not None
+    return value if not value.shape else b.constant(array.reshape(()), value.name, value.dtype)

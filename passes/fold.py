@@ -59,6 +59,8 @@ class Fold:
             return False
         if not any(v.use_count or v in graph.outputs for v in node.outputs):
             return False
+        if node.op == "dequantize" and _is_weight(node):
+            return False  # what the product reads stays integer, for kernels that take it so
         known = all(v.node is not None and _is_known(v.node) for v in node.operands)
         if not known or not all(v.type.is_static for v in (*node.operands, *node.outputs)):
             return False
@@ -66,6 +68,11 @@ class Fold:
             return False  # views of a generated value stay symbolic: facts read through them
         size = sum(_bytes(v.type) for v in node.outputs)
         return size <= max(self.max_bytes, sum(_bytes(v.type) for v in node.operands))
+
+
+def _is_weight(node: Node) -> bool:
+    users = node.output.users
+    return bool(users) and all(u.op in ("linear", "conv") and u.inputs[1] is node.output for u in users)
 
 
 def _is_known(node: Node) -> bool:

@@ -37,11 +37,14 @@ class CpuBackend:
         return isa.detect()
 
     def capabilities(self, target: Target) -> Capabilities:
-        """Linears in f32, bf16 and int8; attention in bf16 first where the CPU multiplies bf16, else in f32."""
+        """Linears and convolutions in f32, bf16 and int8, embeddings in f32, bf16 and int8; attention in bf16 first where the
+        CPU multiplies bf16, else in f32."""
         fast_bf16 = target.level == "avx512-bf16"
         return Capabilities(
             {
-                "linear": ("f32", "bf16", "w8a8-dynamic"),
+                "linear": ("f32", "bf16", "w8a8-dynamic", "w8a8"),
+                "conv": ("f32", "bf16", "w8a8"),
+                "embedding": ("f32", "bf16", "w8a16"),
                 "attention": ("bf16", "f32") if fast_bf16 else ("f32", "bf16"),
                 "rest": ("f32",),
             },

@@ -290,7 +290,7 @@ def _elementwise(walk: _Walk, b: Builder, node: Node) -> Value | None:
 
 def _broadcast_last(walk: _Walk, b: Builder, value: Value, rank: int) -> Value:
     """An operand that broadcasts to ``rank`` axes, with channels last."""
-    if value.type.rank == 0:
+    if value.type.rank < rank and all(d == 1 for d in value.shape):
         return value
     if value.type.rank == rank:
         return walk.last(b, value)

@@ -15,8 +15,9 @@ from ...compiler.errors import LoweringError
 from ...compiler.graph import Node, Value
 from ...compiler.types import DType, float_to_bf16
 from . import packing
-from .lower_rows import ProgramBuilder
+from .lower_rows import Access, ProgramBuilder
 from .regions import Region
+from .static_int8 import constants, is_static
 from .steps import REDUCING, StepWriter
 from .views import View, fold_axes
 
@@ -116,8 +117,9 @@ def lower_linear(low: Lowering, region: Region, anchor: Node) -> None:
     tile, row = epilogues(low, region, anchor, after, bias, fast)
     programs, pointers, strides, extra = flattened(prologue, tile, row)
     assert programs[1] is not None
-    spec = LinearSpec(compute, any_width(programs[1]), programs[0], programs[2])
-    precision = {"w8a8": "w8a8-dynamic"}.get(compute, compute)
+    static = quantised and is_static(anchor)
+    spec = LinearSpec(compute, any_width(programs[1]), programs[0], programs[2], static=static)
+    precision = {"w8a8": "w8a8" if static else "w8a8-dynamic"}.get(compute, compute)
     sizes = [product(space[:-1]), n, k, x_dims, *strides, *extra]
     low.launch(region, spec, [*x_refs, *weights, *pointers], sizes, precision)
 
@@ -128,17 +130,27 @@ def any_width(program: RowProgram) -> RowProgram:
 
 
 def epilogues(
-    low: Lowering, region: Region, anchor: Node, after: Sequence[Node], bias: Value | None, fast: bool
-) -> tuple[FlatBuilder, FlatBuilder | None]:
-    """The programs behind the sums of ``anchor``, with room for the results: (on the accumulators, on whole rows)."""
+    low: Lowering, region: Region, anchor: Node, after: Sequence[Node], bias: Value | None, fast: bool,
+    factor: View | None = None,
+) -> tuple[FlatBuilder, FlatBuilder | None]:  # fmt: skip
+    """The programs behind the sums of ``anchor``, with room for the results: (on the accumulators, on whole rows).
+
+    Args:
+        factor: f32 for each column that the sums are multiplied with first.
+    """
     space = anchor.output.shape
     tile = FlatBuilder(low, space, StepWriter(fast))
     count, carried = _tile_cut(anchor, after)
     tile.writer.env[anchor.output] = "acc"
+    if factor is not None:
+        tile.accesses.append(Access("f32", 4, factor, tile.strides_over(factor)))
+        scale = tile.writer.emit("load", len(tile.accesses) - 1)
+        tile.writer.env[anchor.output] = tile.writer.emit("mul", "acc", scale)
     if bias is not None:
         real = region.outer[bias]
         tile.read(real)
-        tile.writer.env[anchor.output] = tile.writer.emit("add", "acc", tile.writer.env[real])
+        sums = tile.writer.env[anchor.output]
+        tile.writer.env[anchor.output] = tile.writer.emit("add", sums, tile.writer.env[real])
     rounded = anchor.output.dtype is DType.bf16 and any(anchor.output in node.operands for node in after)
     if rounded:
         tile.writer.env[anchor.output] = tile.writer.emit("cast", tile.writer.env[anchor.output], mode="bf16")
@@ -204,21 +216,24 @@ def _prologue(
         builder = FlatBuilder(low, x.shape, StepWriter(fast))
         builder.run(before, region.outer)
         builder.writer.store(-1, builder.writer.env[x])
-        if quantised:
+        if quantised and not is_static(anchor):
             builder.writer.store(-2, builder.writer.env[anchor.inputs[1]])  # type: ignore[index]
         return builder, [NULL] * (2 if quantised else 1), x.shape[-1]
     view, _, stride = _row_view(low, region.outer[x])
     refs = [low.ref(view, x.dtype.size)]
     if quantised:
-        scales = low.materialise(region.outer[anchor.inputs[1]])  # type: ignore[index]
-        refs.append(low.ref(scales, 4))
+        if is_static(anchor):
+            refs.append(NULL)
+        else:
+            scales = low.materialise(region.outer[anchor.inputs[1]])  # type: ignore[index]
+            refs.append(low.ref(scales, 4))
         if low.storage(region.outer[x]) != "i8b":
-            view = _biased_copy(low, region.outer[x], view, region.owner)
+            view = biased_copy(low, region.outer[x], view, region.owner)
             refs[0], stride = low.ref(view, 1), x.shape[-1]
     return None, refs, stride
 
 
-def _biased_copy(low: Lowering, value: Value, view: View, owner: Node) -> View:
+def biased_copy(low: Lowering, value: Value, view: View, owner: Node) -> View:
     """int8 rows as the biased bytes that the dot product reads."""
     dense = View.dense(low.buffer(f"{value.name}.biased", "arena", value.type.bytes), value.shape)
     low.copy(view, dense, DType.i8, "i8", owner, "i8b")
@@ -233,6 +248,9 @@ def _weights(low: Lowering, region: Region, anchor: Node, at: int, compute: str)
         raise LoweringError("the weight is not a constant", "use matmul for a product of two run-time tensors")
     ref = weight.node.attrs["ref"]  # type: ignore[union-attr]
     isa = low.isa
+    if compute == "w8a8" and is_static(anchor):
+        number = low.weight(("w8a8", ref), f"{ref}.w8", lambda: packing.packed(array, compute, isa))
+        return [Ref(number), *constants(low, region, anchor, ref, [array])]
     if compute == "w8a8":
         sums = packing.compensation(array, isa)
         number = low.weight(("w8a8", ref), f"{ref}.w8", lambda: packing.packed(array, compute, isa))

@@ -15,8 +15,9 @@ from ...compiler.errors import LoweringError
 from ...compiler.graph import Node, Value
 from ...compiler.types import DType, bf16_to_float
 from . import packing
-from .lower_anchors import FlatBuilder, any_width, epilogues, flattened, split_at
-from .regions import Region
+from .lower_anchors import FlatBuilder, any_width, biased_copy, epilogues, flattened, split_at
+from .regions import CONVS, Region
+from .static_int8 import column_scales, constants, zero_point
 from .views import View, fold_axes
 
 if TYPE_CHECKING:
@@ -30,14 +31,19 @@ AXES = 3
 
 def is_depthwise(node: Node) -> bool:
     """Whether ``node`` is a convolution in which every channel has its own filter, and gives one channel."""
-    weight = node.inputs[1]
+    weight = node.inputs[_filters_at(node)]
     assert weight is not None
     return bool(node.attrs["groups"] == weight.shape[0] and weight.shape[1] == 1 and node.attrs["groups"] != 1)
 
 
+def _filters_at(node: Node) -> int:
+    """Which operand the filters are."""
+    return 2 if node.op == "qconv" else 1
+
+
 def has_rows(node: Node) -> bool:
     """Whether programs over whole rows can run behind an anchor over windows."""
-    return node.op == "conv" and node.attrs["groups"] == 1
+    return node.op in CONVS and node.attrs["groups"] == 1
 
 
 def _behind(region: Region, anchor: Node) -> list[Node]:
@@ -76,35 +82,47 @@ def lower_conv(low: Lowering, region: Region, anchor: Node) -> None:
         return
     after = _behind(region, anchor)
     x = region.outer[anchor.inputs[0]]  # type: ignore[index]
-    fast = x.dtype is DType.bf16
-    compute: Literal["f32", "bf16"] = "bf16" if fast else "f32"
-    view = _channels_contiguous(low, x)
+    static = anchor.op == "qconv"
+    compute: Literal["f32", "bf16", "w8a8"] = "w8a8" if static else "bf16" if x.dtype is DType.bf16 else "f32"
+    view = _bytes(low, region, x) if static else _channels_contiguous(low, x)
     weight, array = _filters(low, region, anchor)
     groups, blocks = _blocks(array, anchor.attrs["groups"], tile_shape(compute, low.isa).lanes)
     n, k = blocks[0].shape
     per_group = packing.packed_bytes(compute, n, k, low.isa) // x.dtype.size
 
     def packed() -> np.ndarray:
-        return np.concatenate([packing.PACK[compute](block, low.isa) for block in blocks])
+        return np.concatenate([np.asarray(packing.packed(block, compute, low.isa)) for block in blocks])
 
     ref = weight.node.attrs["ref"]  # type: ignore[union-attr]
     number = low.weight(("conv", compute, ref, groups), f"{ref}.{compute}", packed)
-    bias = anchor.inputs[2] if len(anchor.inputs) > 2 else None
-    tile, row = epilogues(low, region, anchor, after, bias, fast)
+    bias = _bias(anchor)
+    more = [NULL, Ref(number), *constants(low, region, anchor, ref, blocks)] if static else [Ref(number)]
+    tile, row = epilogues(low, region, anchor, after, bias, compute != "f32")
     programs, pointers, strides, extra = flattened(tile, row)
     assert programs[0] is not None
-    spec = LinearSpec(compute, any_width(programs[0]), None, programs[1], patches=True, grouped=groups > 1)
+    spec = LinearSpec(compute, any_width(programs[0]), None, programs[1], patches=True, grouped=groups > 1, static=static)
     out = anchor.output.shape
     windows = [anchor.attrs[name] for name in ("stride", "dilation", "padding")]
     sizes = [
         product(out[:-1]), n, k, 0, *strides, *extra, *geometry(view, out[1:-1], array.shape[2:], *windows),
-        x.shape[-1] // groups, *([groups, per_group] if groups > 1 else []),
+        x.shape[-1] // groups, 128 + zero_point(low, region, anchor) if static else 0, *([groups, per_group] if groups > 1 else []),
     ]  # fmt: skip
-    low.launch(region, spec, [low.ref(view, x.dtype.size), Ref(number), *pointers], sizes, compute)
+    low.launch(region, spec, [low.ref(view, x.dtype.size), *more, *pointers], sizes, compute)
+
+
+def _bias(anchor: Node) -> Value | None:
+    at = _filters_at(anchor) + (2 if anchor.op == "qconv" else 1)
+    return anchor.inputs[at] if len(anchor.inputs) > at else None
+
+
+def _bytes(low: Lowering, region: Region, x: Value) -> View:
+    """Channels-last int8 as the biased bytes that kernels read."""
+    view = _channels_contiguous(low, x)
+    return view if low.storage(x) == "i8b" else biased_copy(low, x, view, region.owner)
 
 
 def _filters(low: Lowering, region: Region, anchor: Node) -> tuple[Value, np.ndarray]:
-    weight = region.outer[anchor.inputs[1]]  # type: ignore[index]
+    weight = region.outer[anchor.inputs[_filters_at(anchor)]]  # type: ignore[index]
     array = low.graph.array(weight)
     if array is None:
         raise LoweringError("the filters are not constant")
@@ -136,20 +154,20 @@ def _launch(
 ) -> None:
     (program, *_), pointers, strides, extra = flattened(tile)
     assert program is not None
-    spec = WindowSpec(kind, low.storage(x), any_width(program))
-    precision = "bf16" if x.dtype is DType.bf16 else "f32"
+    static = x.dtype is DType.i8
+    spec = WindowSpec(kind, "i8b" if static else low.storage(x), any_width(program))
+    precision = "w8a8" if static else "bf16" if x.dtype is DType.bf16 else "f32"
     low.launch(region, spec, [low.ref(view, x.dtype.size), weights, *pointers], [*sizes, *strides, *extra], precision)
 
 
 def _windows(
     low: Lowering, region: Region, anchor: Node, kind: Kind, kernel: Sequence[Dim],
-    dilation: Sequence[int], weights: Ref, divisor: int = 0,
+    dilation: Sequence[int], weights: Ref, divisor: int = 0, factor: View | None = None,
 ) -> None:  # fmt: skip
     after = _behind(region, anchor)
     x = region.outer[anchor.inputs[0]]  # type: ignore[index]
-    view = _channels_contiguous(low, x)
-    bias = anchor.inputs[2] if len(anchor.inputs) > 2 else None
-    tile, _ = epilogues(low, region, anchor, after, bias, x.dtype is DType.bf16)
+    view = _channels_contiguous(low, x) if factor is None else _bytes(low, region, x)
+    tile, _ = epilogues(low, region, anchor, after, _bias(anchor), x.dtype is not DType.f32, factor)
     out = anchor.output.shape
     lies = geometry(view, out[1:-1], kernel, anchor.attrs["stride"], dilation, anchor.attrs["padding"])
     _launch(low, region, kind, tile, x, view, weights, [out[0], out[-1], *lies, divisor])
@@ -164,7 +182,14 @@ def _depthwise(low: Lowering, region: Region, anchor: Node) -> None:
         return np.ascontiguousarray(wide.reshape(array.shape[0], -1).T, np.float32)
 
     number = low.weight(("depthwise", ref), f"{ref}.taps", by_tap)
-    _windows(low, region, anchor, "depthwise", array.shape[2:], anchor.attrs["dilation"], Ref(number))
+    arguments = (array.shape[2:], anchor.attrs["dilation"], Ref(number))
+    if anchor.op == "conv":
+        _windows(low, region, anchor, "depthwise", *arguments)
+        return
+    scales = column_scales(low, region, anchor)  # the sums are whole numbers, which f32 holds exactly
+    place = low.weight(("depthwise scale", anchor), f"{ref}.columns", lambda: scales)
+    shift = 128 + zero_point(low, region, anchor)
+    _windows(low, region, anchor, "depthwise", *arguments, shift, View.dense(place, scales.shape))
 
 
 def lower_pool(low: Lowering, region: Region, anchor: Node) -> None:

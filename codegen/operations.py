@@ -189,9 +189,13 @@ _RANGES = {"i8": (-128, 127), "u8": (0, 255), "i16": (-32768, 32767)}
 
 
 def _quantize(args: Sequence[Typed], mode: Sequence[str]) -> Typed:
-    x, factor, zero = convert(args[0], "f32"), convert(args[1], "f32"), convert(args[2], "i32")
+    x, factor, zero = convert(args[0], "f32"), convert(args[1], "f32"), convert(args[-1], "i32")
+    stored = "_stored" if "stored" in mode else ""
+    if len(args) == 5:
+        bounds = [convert(a, "f32") for a in args[2:4]]
+        return _call(f"v_quantize_within{stored}", [elementwise("mul", [x, factor], "f32"), *bounds, zero], "i32")
     if "symmetric" in mode and "division" not in mode:
-        return _call("v_quantize_i8", [x, factor], "i32")
+        return _call(f"v_quantize_i8{stored}", [x, factor], "i32")
     scaled = elementwise("div" if "division" in mode else "mul", [x, factor], "f32")
     low, high = next(_RANGES[part] for part in mode if part in _RANGES)
     return _call(f"v_quantize<{low + ('symmetric' in mode)}, {high}>", [scaled, zero], "i32")

@@ -61,7 +61,8 @@ class Step:
                                           mode "row": inv is 127 / absmax of the row, and the result is only stored to 8 bits
       ``quantize`` (x, inv, zero)         zero + round-to-nearest-even(x * inv), clamped to the type named in ``mode`` (i8, u8,
                                           i16); zero for NaN; domain i32. mode "division": x / inv in place of x * inv;
-                                          "symmetric": i8 from -127, zero is 0
+                                          "symmetric": i8 from -127, zero is 0; "stored": the result is only stored to the
+                                          type. With (x, inv, low, high, zero) the range less the zero point is given
       any elementwise op of the IR's vocabulary (``add``, ``gelu`` with its ``approximate`` in ``mode``, ``cast`` ...)
 
     ``domain`` is the type of the result. ``mode`` is the op's string attribute (``gelu``: erf, tanh, quick; ``accuracy`` of

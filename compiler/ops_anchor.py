@@ -23,6 +23,9 @@ def _qlinear(node: Node) -> list[TensorType]:
     x, w = type_of(node.inputs[0]), type_of(node.inputs[2])
     if x.dtype is not DType.i8 or w.dtype is not DType.i8 or x.shape[-1] != w.shape[1]:
         raise fail(node, f"x {x} and w {w} must be i8 with equal last dimensions")
+    scale = type_of(node.inputs[1])
+    if scale.rank and scale.shape != (*x.shape[:-1], 1):
+        raise fail(node, f"the scale {scale} of x is neither one number nor one for each row of {x}")
     _check_one_zero(node, 5)
     return [TensorType(DType.f32, (*x.shape[:-1], w.shape[0]))]
 
@@ -38,6 +41,8 @@ def _qconv(node: Node) -> list[TensorType]:
     x, w = type_of(node.inputs[0]), type_of(node.inputs[2])
     if x.dtype is not DType.i8 or w.dtype is not DType.i8:
         raise fail(node, f"x {x} and w {w} must be i8")
+    if type_of(node.inputs[1]).rank:
+        raise fail(node, f"the scale {type_of(node.inputs[1])} of x is more than one number")
     _check_one_zero(node, 5)
     return [TensorType(DType.f32, convolved(node, x, w))]
 
@@ -129,7 +134,7 @@ define(
     "x x_scale weight weight_scale bias? x_zero?",
     _qlinear,
     "int8 linear: float(int32 sum of (x - x_zero) weight) * (x_scale * weight_scale) + bias; x_scale is one for each row, or "
-    "one for all",
+    "without axes one for all",
     version=2,
     flops=_matmul_flops,
 )

@@ -17,7 +17,7 @@ from ...compiler.types import DType
 from ...passes.facts import as_stored, sequence, uniform
 from ...passes.fusion import VIEWS
 from .regions import LOOKUPS, Region, row_space
-from .steps import REDUCING, Arg, StepWriter, domain
+from .steps import INTEGERS, REDUCING, Arg, StepWriter, domain
 from .views import View, collapse
 
 if TYPE_CHECKING:
@@ -164,26 +164,33 @@ class ProgramBuilder:
             self.writer.node(node)
 
     def static_scale(self, node: Node, outer: dict[Value, Value]) -> list[Value]:
-        """Load the constant scale and zero point of a ``quantize`` from memory, the scale inverted at compile time: as numbers
-        in the program they would make a kernel for each layer. Returns the operands that are left to read."""
-        left = []
-        for number, value in enumerate(node.inputs):
-            real = None if value is None else outer.get(value)
-            array = None if number == 0 or real is None else self.low.graph.array(real)
-            if value is None or real is None or array is None or (number == 1 and node.attrs["division"]):
-                left += [] if value is None else [value]
-            elif number == 1:
-                ref = real.node.attrs["ref"]  # type: ignore[union-attr]
-                with np.errstate(divide="ignore"):
-                    inverse = np.float32(1.0) / array
-                place = self.low.weight(("inverse", ref), f"{ref}.inverse", lambda inverse=inverse: inverse)  # type: ignore[misc]
-                self.writer.inverse[node] = self._load(real, View.dense(place, real.shape))
-            elif value not in self.writer.env:
-                self.writer.env[value] = self._load(real, self.low.view(real))
-        return left
+        """Load what a ``quantize`` with a constant scale is computed from: as numbers in the program it would make a kernel for
+        each layer. Returns the operands that are left to read."""
+        x, scale, *rest = node.operands
+        zero = rest[0] if rest else None
+        arrays = [self.low.graph.array(outer[v]) if v in outer else None for v in (scale, *rest)]
+        held = arrays[0]
+        if held is None or node.attrs["division"] or any(a is None for a in arrays):
+            return node.operands
+        refs = tuple(outer[v].node.attrs["ref"] for v in (scale, *rest))  # type: ignore[union-attr]
+        with np.errstate(divide="ignore"):
+            inverse = np.float32(1.0) / held
+        if zero is None or any(a is None or a.size != 1 for a in arrays):
+            number = self.low.weight(("inverse", refs[0]), f"{refs[0]}.inverse", lambda: inverse)
+            self.writer.inverse[node] = self._load(DType.f32, View.dense(number, held.shape))
+            return [x, *rest]
+        shift = int(arrays[1].reshape(()))  # type: ignore[union-attr]
+        low, high = (bound - shift for bound in INTEGERS[node.output.dtype])
+        numbers = np.array([inverse.reshape(()), low, high, 0], np.float32)
+        numbers[3:].view(np.int32)[0] = shift
+        buffer = self.low.weight(("quantize", refs, node.output.dtype), f"{refs[0]}.quantize", lambda: numbers)
+        types = (DType.f32, DType.f32, DType.f32, DType.i32)
+        self.writer.known[node] = tuple(self._load(dtype, View(buffer, (), (), i)) for i, dtype in enumerate(types))
+        return [x]
 
-    def _load(self, value: Value, view: View) -> str:
-        return self.writer.emit("load", self.operand(value, view), domain=domain(value.dtype))
+    def _load(self, dtype: DType, view: View) -> str:
+        self.accesses.append(Access(dtype.value, dtype.size, view, self.strides_over(view)))  # type: ignore[arg-type]
+        return self.writer.emit("load", len(self.accesses) - 1, domain=domain(dtype))
 
     def store(self, value: Value, view: View, inside: Value) -> None:
         """Store the step value of ``inside`` to ``view``, which holds ``value``."""

@@ -20,6 +20,8 @@ REDUCING = frozenset({
     "reduce_min", "reduce_prod", "reduce_any", "reduce_all",
 })  # fmt: skip
 
+#: What ``quantize`` clamps to.
+INTEGERS = {DType.i8: (-128, 127), DType.u8: (0, 255), DType.i16: (-32768, 32767)}
 _NARROW_INTEGERS = frozenset({DType.i8, DType.u8, DType.i16})  # computed in i32, so results must be wrapped
 #: Ops whose results need no rounding to the type of their operands: they are operands, or always fit.
 _EXACT = frozenset({
@@ -53,7 +55,9 @@ class StepWriter:
     def __init__(self, fast: bool = False) -> None:
         self.steps: list[Step] = []
         self.env: dict[Value, Arg] = {}
-        self.inverse: dict[Node, Arg] = {}  # one over the scale, of ``quantize`` nodes whose scale is constant
+        # Of ``quantize`` nodes: one over a constant scale; that, the range less the zero point, and the zero point.
+        self.inverse: dict[Node, Arg] = {}
+        self.known: dict[Node, tuple[Arg, ...]] = {}
         self.fast = fast
         self._count = 0
 
@@ -199,9 +203,13 @@ class StepWriter:
     _reduce_sum = _reduce_mean = _reduce_max = _reduce_min = _reduce_prod = _reduce_any = _reduce_all = _reduce
 
     def _quantize(self, node: Node) -> None:
-        """The scale (or its inverse, where it is known) and the zero point may be numbers or operands; see ``lower_rows``."""
         x, zero = self.read(node.inputs[0]), node.inputs[2] if len(node.inputs) > 2 else None
         mode, factor = [node.output.dtype.value], self.inverse.get(node)
+        if not node.output.users:  # no reader in this kernel
+            mode.append("stored")
+        if node in self.known:
+            self.env[node.output] = self.emit("quantize", x, *self.known[node], domain="i32", mode=",".join(mode))
+            return
         if zero is None and node.output.dtype is DType.i8:
             mode.append("symmetric")
         if node.attrs["division"]:

@@ -116,6 +116,8 @@ def declare(
         name = f"{prefix}{number}"
         kind = f"{'' if number in stores else 'const '}{ELEMENT[operand.dtype]}*"
         lines.append(f"{kind} const {name} = ({kind}){p}[{pointer + number}];")
+        if operand.inner == "constant":
+            lines.append(f"const {NATURAL[operand.dtype]} {name}_once = load1({name});")
         wanted = [f"{name}_s{axis}" for axis in range(program.outer_rank)]
         strides = tuple(wanted)
         inner = f"{name}_inner" if operand.inner == "strided" else ""
@@ -135,6 +137,8 @@ def row_place(names: Sequence[Declared], number: int, outer: Sequence[str]) -> P
     used more than once.
     """
     me = names[number]
+    if me.operand.inner == "constant":
+        return Place(f"{me.pointer}_once")
     terms = [me.pointer, *(f"{index} * {stride}" for index, stride in zip(outer, me.strides, strict=True))]
     if me.operand.index is not None:
         source = names[me.operand.index]
@@ -168,6 +172,8 @@ class Names:
 def load_text(operand: Operand, place: Place, column: str, count: str) -> Typed:
     """The value of an operand at ``column``: lanes, or the row's scalar for ``broadcast``."""
     domain = NATURAL[operand.dtype]
+    if operand.inner == "constant":
+        return Typed(place.pointer, domain, uniform=True)
     if operand.inner == "broadcast":
         return Typed(f"load1({place.pointer})", domain, uniform=True)
     if operand.inner == "strided":

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ..compiler.dims import Dim
 from ..compiler.errors import LoweringError
-from .expression import Context, Declared, Place, declare, emit_lanes, row_place
+from .expression import REDUCTIONS, Context, Declared, Place, declare, emit_lanes, row_place
 from .operations import Typed
 from .render import LANES, template
 from .row_plan import RowPlan
@@ -84,9 +84,17 @@ def _plans(spec: LinearSpec, isa: str) -> tuple[RowPlan | None, RowPlan | None]:
         if not spec.static:
             targets[-2] = Operand("f32", "broadcast")
         before = RowPlan(spec.prologue, isa, targets=targets)
-    if spec.row is not None:
+    if spec.row is not None and not second_stage(spec):
         after = RowPlan(spec.row, isa, inputs={"row": Operand("f32")})
     return before, after
+
+
+def second_stage(spec: LinearSpec) -> bool:
+    """Whether the steps behind the tile need no whole rows, and run over each tile again while it is in the first-level cache.
+
+    A long chain of steps in one loop keeps too few of its instructions waiting at once; two shorter loops overlap better.
+    """
+    return spec.row is not None and not any(step.op in REDUCTIONS for step in spec.row.steps)
 
 
 def _room(plan: RowPlan | None, isa: str) -> tuple[int, int]:
@@ -121,7 +129,7 @@ def scratch_bytes(spec: LinearSpec, dims: Sequence[Dim], isa: str) -> Dim:
     row = 0
     if spec.prologue is not None or spec.patches:
         row += _row_pitch(k * _X_BYTES[spec.compute]) + 4
-    if spec.row is not None:
+    if spec.row is not None and not second_stage(spec):
         row += _row_pitch(n * 4)
     rows = min(max(BLOCK_BYTES // row, LEAST_ROWS), MOST_ROWS) // 8 * 8 if row else 0
     return -(-row * rows // 64) * 64 + -(-room // 64) * 64
@@ -190,6 +198,7 @@ def render(spec: LinearSpec, isa: str, name: str) -> str:
     before, after = _plans(spec, isa)
     prologue: list[str] = []
     epilogue: list[str] = []
+    late = _late(spec, names["r"], extra["r"]) if second_stage(spec) else []
     if spec.prologue is not None and before is not None:
         own: dict[int | str, Place] = {-1: Place(f"(({_X_STORAGE[spec.compute]}*)x)"), -2: Place("scale")}
         prologue = before.emit(_row_context(spec.prologue, names["a"], extra["a"], own, "K"))
@@ -198,7 +207,7 @@ def render(spec: LinearSpec, isa: str, name: str) -> str:
     context = {
         "kernel": name, "summary": _summary(spec), "product": _PRODUCT[spec.compute], "declarations": declarations,
         "quantized": quantized, "static": "true" if spec.static else "false", "has_prologue": "true" if spec.prologue or spec.patches else "false",
-        "has_row": "true" if spec.row else "false", "patches": spec.patches, "grouped": spec.grouped,
+        "has_row": "true" if after else "false", "late": late, "patches": spec.patches, "grouped": spec.grouped,
         "geometry_dim": geometry, "channels_dim": geometry + GEOMETRY_DIMS, "group_dim": group,
         "columns": " + group * gemm::round_up(N, VL)" if quantized and spec.grouped else "",
         "tile": _tile(spec, names["t"], extra["t"]),
@@ -224,11 +233,22 @@ def _places(program: RowProgram, names: list[Declared]) -> dict[int | str, Place
 
 
 def _tile(spec: LinearSpec, names: list[Declared], extra: list[str]) -> list[str]:
+    column = "(first + column)" if spec.grouped else "column"
+    data = f"(data - {column})" if second_stage(spec) else "data"
     context = Context(
-        places={**_places(spec.tile, names), -1: Place("data")}, inputs={"acc": Typed("acc", "f32")},
-        column="(first + column)" if spec.grouped else "column", count="n", length="N", outer=["row"], extra=extra,
+        places={**_places(spec.tile, names), -1: Place(data)}, inputs={"acc": Typed("acc", "f32")},
+        column=column, count="n", length="N", outer=["row"], extra=extra,
     )  # fmt: skip
     return emit_lanes(spec.tile, context, {-1: Operand("f32")} if spec.row is not None else {})
+
+
+def _late(spec: LinearSpec, names: list[Declared], extra: list[str]) -> list[str]:
+    assert spec.row is not None
+    context = Context(
+        places=_places(spec.row, names), inputs={"row": Typed("value", "f32")},
+        column="(first + column)" if spec.grouped else "column", count="n", length="N", outer=["row"], extra=extra,
+    )  # fmt: skip
+    return emit_lanes(spec.row, context)
 
 
 def _row_context(

@@ -108,7 +108,7 @@ class RowPlan:
                 self._level[step.result], self._uniform[step.result] = level + 1, True
                 continue
             if step.op == "load":
-                uniform = self._operands[_key(step)].inner == "broadcast"
+                uniform = self._operands[_key(step)].inner in ("broadcast", "constant")
             else:
                 uniform = step.op != "inner" and all(self._uniform[name] for name in names)
             self._level[step.result], self._uniform[step.result] = level, uniform

@@ -22,8 +22,9 @@ Storage = Literal["f64", "f32", "f16", "bf16", "i64", "i32", "i16", "i8", "u8", 
 #: Types a step computes in. f16 and bf16 are computed in f32; i8, u8, i16 in i32.
 Domain = Literal["f64", "f32", "i64", "i32", "bool"]
 
-#: How an operand moves along the inner dimension: stride 1, stride 0 (one element per row), or a run-time stride.
-Inner = Literal["unit", "broadcast", "strided"]
+#: How an operand moves along the inner dimension: stride 1, stride 0 (one element per row), or a run-time stride. ``constant`` is
+#: one element for all rows, which an anchor's kernel reads once, before all else (a row kernel has ``broadcast`` for it).
+Inner = Literal["unit", "broadcast", "strided", "constant"]
 
 #: ISA levels, each implying the one before.
 ISA_LEVELS = ("portable", "avx2", "avx512-vnni", "avx512-bf16")
@@ -111,7 +112,7 @@ class LinearSpec:
     memory (and for w8a8 the scales too).
     tile: elementwise steps on the accumulators, from the virtual input ``acc`` (f32), ending in stores.
     row: whole-row steps after the tile; reads the virtual input ``row`` (f32), which is what the tile *stored* to operand
-    number -1. None: the tile stores directly.
+    number -1. None: the tile stores directly. Steps that reduce nothing run tile by tile, a second time over each.
 
     Kernel arguments
       pointers: x (or null), row scales (w8a8 only; or null), packed weights, column scales (w8a8 only), column sums times

@@ -11,9 +11,8 @@ from ...compiler.pass_protocol import PassContext, PassResult
 from ...compiler.types import DType
 from ...passes.fusion import SOURCES, enclose, external, results, settle
 from .lower_conv import has_rows
-from .regions import LOOKUPS, WINDOWS, by_element
+from .regions import LINEARS, LOOKUPS, WINDOWS, by_element
 
-LINEARS = frozenset({"linear", "qlinear"})
 FLOATING = frozenset({DType.f32, DType.bf16, DType.f16, DType.bool, DType.i8})
 
 

@@ -16,9 +16,9 @@ from ...compiler.graph import Node, Value
 from ...compiler.types import DType, float_to_bf16
 from . import packing
 from .lower_rows import Access, ProgramBuilder
-from .regions import Region
+from .regions import LINEARS, Region
 from .static_int8 import constants, is_static
-from .steps import REDUCING, StepWriter
+from .steps import REDUCING, TRANSCENDENTAL, StepWriter
 from .views import View, fold_axes
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class FlatBuilder(ProgramBuilder):
             row, inner = found
             lone = self.space[-1] == 1  # one element per row: where values vary, it is a row of one
             kind = "unit" if inner == 1 or lone else "broadcast" if inner == 0 else "strided"
+            kind = "constant" if access.constant else kind
             operands.append(Operand(access.storage, kind, access.index))  # type: ignore[arg-type]
             tail.append(row)
             if kind == "strided":
@@ -79,7 +80,18 @@ def split_at(nodes: Sequence[Node], anchor: Node) -> tuple[list[Node], list[Node
     return list(nodes[:at]), list(nodes[at + 1 :])
 
 
-def _tile_cut(anchor: Node, after: Sequence[Node]) -> tuple[int, Value | None]:
+def _second_stage(anchor: Node, after: Sequence[Node]) -> tuple[int, Value | None]:
+    """The cut in front of a static quantisation that a long chain of steps precedes: two loops over the tile are quicker."""
+    at = next((i for i, n in enumerate(after) if n.op == "quantize"), 0)
+    if at and any(n.op in TRANSCENDENTAL for n in after[:at]):
+        inside = {anchor.output, *(v for n in after[:at] for v in n.outputs)}
+        crossing = {v for n in after[at:] for v in n.operands if v in inside}
+        if len(crossing) == 1 and all(v.dtype is DType.f32 for v in crossing):
+            return at, crossing.pop()
+    return len(after), None
+
+
+def _tile_cut(anchor: Node, after: Sequence[Node], linear: bool) -> tuple[int, Value | None]:
     """How many of the nodes behind the anchor run on the accumulators, and the value that whole rows go on with.
 
     Returns:
@@ -87,7 +99,7 @@ def _tile_cut(anchor: Node, after: Sequence[Node]) -> tuple[int, Value | None]:
     """
     first = next((i for i, n in enumerate(after) if n.op in REDUCING), None)
     if first is None:
-        return len(after), None
+        return _second_stage(anchor, after) if linear else (len(after), None)
     for count in range(first, -1, -1):
         inside = {anchor.output, *(v for n in after[:count] for v in n.outputs)}
         crossing = {v for n in after[count:] for v in n.operands if v in inside}
@@ -140,7 +152,7 @@ def epilogues(
     """
     space = anchor.output.shape
     tile = FlatBuilder(low, space, StepWriter(fast))
-    count, carried = _tile_cut(anchor, after)
+    count, carried = _tile_cut(anchor, after, anchor.op in LINEARS)
     tile.writer.env[anchor.output] = "acc"
     if factor is not None:
         tile.accesses.append(Access("f32", 4, factor, tile.strides_over(factor)))

@@ -35,6 +35,7 @@ class Access:
     index: int | None = None
     gather_stride: Dim = 0
     rows: Dim = 0
+    constant: bool = False
 
 
 @dataclass
@@ -189,7 +190,8 @@ class ProgramBuilder:
         return [x]
 
     def _load(self, dtype: DType, view: View) -> str:
-        self.accesses.append(Access(dtype.value, dtype.size, view, self.strides_over(view)))  # type: ignore[arg-type]
+        access = Access(dtype.value, dtype.size, view, self.strides_over(view), constant=not view.shape)  # type: ignore[arg-type]
+        self.accesses.append(access)
         return self.writer.emit("load", len(self.accesses) - 1, domain=domain(dtype))
 
     def store(self, value: Value, view: View, inside: Value) -> None:

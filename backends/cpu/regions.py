@@ -10,6 +10,7 @@ from ...compiler.ops import is_elementwise
 from ...compiler.ops_anchor import scale_group
 from .steps import REDUCING
 
+LINEARS = frozenset({"linear", "qlinear"})
 CONVS = frozenset({"conv", "qconv"})
 WINDOWS = frozenset({*CONVS, "max_pool", "avg_pool", "fold"})
 ANCHORS = frozenset({"linear", "qlinear", "matmul", "attention", *WINDOWS})

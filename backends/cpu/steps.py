@@ -31,7 +31,7 @@ _EXACT = frozenset({
     "quantize_dynamic",
 })  # fmt: skip
 _LEAVES_THE_RANGE = frozenset({"neg", "abs"})  # of the smallest integer, or of an unsigned one
-_TRANSCENDENTAL = frozenset({"gelu", "silu", "sigmoid", "tanh", "erf", "exp"})  # have a low-precision class
+TRANSCENDENTAL = frozenset({"gelu", "silu", "sigmoid", "tanh", "erf", "exp"})  # have a low-precision class
 #: Attributes that follow the operand as arguments of the step.
 _NUMBERS = {"leaky_relu": ("slope",), "elu": ("alpha",), "softplus": ("beta", "threshold")}
 
@@ -105,7 +105,7 @@ class StepWriter:
         numbers = [float(node.attrs[name]) for name in _NUMBERS.get(node.op, ())]
         mode = str(node.attrs.get("approximate", ""))
         mode = "erf" if mode == "none" else mode
-        if self.fast and node.op in _TRANSCENDENTAL:
+        if self.fast and node.op in TRANSCENDENTAL:
             mode = f"{mode},fast" if mode else "fast"
         return self.emit(node.op, *args, *numbers, domain=kind, mode=mode)
 

@@ -12,8 +12,8 @@ from ...codegen.program import Program
 from ...compiler.graph import Graph, Node, Value
 from ...compiler.report import Launches, Unfused
 from ...passes.fusion import SOURCES, VIEWS
-from .fuse import FLOATING, LINEARS, Fuse, is_row_lookup, reduces_rows
-from .regions import LOOKUPS, WINDOWS, Region, anchor_name, by_element
+from .fuse import FLOATING, Fuse, is_row_lookup, reduces_rows
+from .regions import LINEARS, LOOKUPS, WINDOWS, Region, anchor_name, by_element
 
 #: How many different reasons are told of one kernel, in front and behind; how many ops of a neighbour are named.
 _MOST, _SHOWN = 2, 3

@@ -206,7 +206,8 @@ def render(spec: LinearSpec, isa: str, name: str) -> str:
         epilogue = after.emit(_row_context(spec.row, names["r"], extra["r"], {"row": Place("data")}, "N"))
     context = {
         "kernel": name, "summary": _summary(spec), "product": _PRODUCT[spec.compute], "declarations": declarations,
-        "quantized": quantized, "static": "true" if spec.static else "false", "has_prologue": "true" if spec.prologue or spec.patches else "false",
+        "quantized": quantized, "static": "true" if spec.static else "false",
+        "has_prologue": "true" if spec.prologue or spec.patches else "false",
         "has_row": "true" if after else "false", "late": late, "patches": spec.patches, "grouped": spec.grouped,
         "geometry_dim": geometry, "channels_dim": geometry + GEOMETRY_DIMS, "group_dim": group,
         "columns": " + group * gemm::round_up(N, VL)" if quantized and spec.grouped else "",

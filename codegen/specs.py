@@ -209,10 +209,10 @@ class CustomSpec:
 class WindowSpec:
     """What slides a window over a channels-last tensor, lane by lane of the channels, with elementwise steps behind it.
 
-    kind ``depthwise``: the sum over the taps of x * w, w f32 [taps, channels]; where x is i8b, of (x - zero) * w. ``max``: the largest, NaN first, -inf where
-    nothing lies inside x. ``mean``: the sum over the divisor. ``fold``: the adjoint of taking windows: x is
-    [batch, *space, taps, channels], and every output position sums the taps that reach it (the second half of a transposed
-    convolution). Sums are f32; positions outside x do not count.
+    kind ``depthwise``: the sum over the taps of x * w, w f32 [taps, channels]; where x is i8b, of (x - zero) * w, exact.
+    ``max``: the largest, NaN first, -inf where nothing lies inside x. ``mean``: the sum over the divisor. ``fold``: the adjoint
+    of taking windows: x is [batch, *space, taps, channels], and every output position sums the taps that reach it (the second
+    half of a transposed convolution). Sums are f32; positions outside x do not count.
 
     tile: elementwise steps on the virtual input ``acc`` (f32), ending in stores; rows are output positions.
 
@@ -220,7 +220,8 @@ class WindowSpec:
     dims: batch, channels, the geometry: per axis z, y, x (absent ones first, of size 1) the size of x, the size of the
     output, kernel, stride, dilation and the padding in front, then the strides of x along batch, z, y and x (channels are
     contiguous); the divisor (``mean``: a number, 0 = the cells inside x, -1 = those inside x and its padding, which is as
-    wide behind as in front; ``depthwise`` of i8b: 128 + zero); then per operand of the tile its row stride, inner stride if ``strided``; then the extra dims.
+    wide behind as in front; ``depthwise`` of i8b: 128 + zero); then per operand of the tile its row stride, inner stride if
+    ``strided``; then the extra dims.
     """
 
     kind: Literal["depthwise", "max", "mean", "fold"]

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .ops_spatial import conv_output
-from .types import DType
 from .reference import REFERENCE, TORCH, Attrs, less_zero
+from .types import DType
 
 
 def _channels_second(fn: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -220,6 +220,10 @@ sample("matmul", In((B, 3, 9)), In((B, 9, 5)), dtypes=(F32, BF16, I64))
 sample("matmul", In((B, 3, 9)), In((9, 5)), dtypes=(F32,))
 sample("qlinear", In((B, 3, 9), dtype=I8), In((B, 3, 1), "positive"), Const((5, 9), dtype=I8), Const((5,), "positive"),
        Const((5,)), dtypes=(F32,))  # fmt: skip
+sample("qlinear", In((B, 3, 9), dtype=I8), Const((), "positive"), Const((5, 9), dtype=I8), Const((5,), "positive"),
+       Const((5,)), Const((), dtype=I8), dtypes=(F32,))  # fmt: skip
+sample("qconv", In((B, 4, 7, 6), dtype=I8), Const((), "positive"), Const((6, 2, 3, 3), dtype=I8), Const((6,), "positive"),
+       Const((6,)), Const((), dtype=I8), dtypes=(F32,), stride=(2, 1), padding=(1, 2), dilation=(1, 2), groups=2)  # fmt: skip
 _UNIT = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
 sample("conv", In((B, 4, 7, 6)), Const((6, 4, 3, 3)), Const((6,)), **{**_UNIT, "padding": (1, 1), "stride": (2, 1)})
 sample("conv", In((B, 4, 9)), Const((8, 1, 3)), dtypes=(F32,), stride=(1,), padding=(1,), dilation=(2,), groups=4)
@@ -259,6 +263,7 @@ sample("arange", dtypes=(F32, I64, I32), start=2, end=S * 3 + 2, step=3, dtype="
 sample("quantize_dynamic", In((B, 3, 9)))
 sample("quantize", In((B, 3, 9)), Const((1,), "positive"), dtypes=(F32,), dtype=I8)
 sample("quantize", In((B, 3, 9)), Const((1,), "positive"), Const((1,), "few", U8, high=200), dtypes=(F32,), dtype=U8)
+sample("quantize", In((B, 3, 9)), Const((), "positive"), Const((), dtype=I8), dtypes=(F32,), dtype=I8, division=True)
 sample("dequantize", In((B, 3, 9), dtype=I8), Const((9,), "positive"), dtypes=(F32,))
 sample("dequantize", In((B, 3, 9), dtype=I8), In((B, 3, 3), "positive"), Const((1, 3, 3), dtype=I8), dtypes=(F32,))
 sample("dequantize", In((B, 12), dtype=I8), In((B, 3), "positive"), Const((1, 2), dtype=I8), dtypes=(F32,))

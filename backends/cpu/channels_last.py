@@ -100,7 +100,7 @@ def _floats(walk: _Walk, b: Builder, node: Node, rule: Rule) -> Value | None:
     x = node.inputs[0]
     assert x is not None
     if x.dtype is not DType.f16:
-        return rule(walk, b, node) if x.dtype in _KERNEL_TYPES else None
+        return rule(walk, b, node) if x.dtype in _KERNEL_TYPES or node.op == "qconv" else None
     wide: list[Value | None] = [None if v is None else _widened(b, v) for v in node.inputs]
     attrs = {**node.attrs, "out_dtype": None} if "out_dtype" in node.attrs else node.attrs
     twin = b.graph.insert(
@@ -132,7 +132,7 @@ def _conv(walk: _Walk, b: Builder, node: Node) -> Value | None:
     x, w, *rest = node.inputs
     assert x is not None and w is not None
     bias = rest[0] if rest else None
-    if parts(walk.graph, w) is not None:
+    if parts(w) is not None:
         new = _integer_conv(walk, b, node, x, w, bias)
         if new is not None:
             return new
@@ -151,27 +151,34 @@ def _conv(walk: _Walk, b: Builder, node: Node) -> Value | None:
 
 def _integer_conv(walk: _Walk, b: Builder, node: Node, x: Value, w: Value, bias: Value | None) -> Value | None:
     """A convolution of dequantised values on the integers; None, and a note, where there is no kernel for it."""
-    found = parts(walk.graph, x)
-    if found is None:  # behind the walk x is seen with channels second
-        last = walk.last(b, x)
-        found = parts(walk.graph, last)
-    else:
-        last = b("dequantize", walk.last(b, found[0]), *found[1:])
-    low, high = tuple(node.attrs["padding"]), node.attrs["padding_high"]
-    quantised = None if found is None else parts(walk.graph, last)[0].node  # type: ignore[index]
-    if quantised is not None and found is not None and quantised.op == "quantize":  # zeros become the zero point
-        inner, low, high = _with_padding(b, node, quantised.operands[0])
-        if inner is not quantised.operands[0]:
-            q = b("quantize", inner, *quantised.inputs[1:], **quantised.attrs)
-            last = b("dequantize", q, *found[1:])
+    low, high, last = tuple(node.attrs["padding"]), node.attrs["padding_high"], walk.last(b, x)
+    found = parts(last) or parts(x)
+    if found is not None:
+        q, *scales = found
+        made = q.node
+        if (
+            parts(last) and made is not None and made.op == "quantize"
+        ):  # zeros that were put around x become zero points
+            inner, low, high = _with_padding(b, node, made.operands[0])
+            if inner is not made.operands[0]:
+                q = b("quantize", inner, *made.inputs[1:], **made.attrs)
+        last = b("dequantize", q if parts(last) else walk.last(b, q), *scales)
     if node.output.type.rank > 5:
-        why: Value | str = "there is no kernel for windows over so many axes"
+        new: Value | str = "there is no kernel for windows over so many axes"
     else:
-        why = integer_conv(b, node, last, w, bias, padding=low, padding_high=high, channels_last=True)
-    if isinstance(why, str):
-        walk.context.note(f"{node.name or 'conv'} runs in float on dequantised values: {why}", node, "miss")
+        new = integer_conv(b, node, last, w, bias, low, high)
+    if isinstance(new, str):
+        walk.context.note(f"{node.name or 'conv'} runs in float on dequantised values: {new}", node, "miss")
         return None
-    return walk.second(b, why if node.output.dtype is DType.f32 else b("cast", why, dtype=node.output.dtype))
+    return walk.second(b, new if node.output.dtype is DType.f32 else b("cast", new, dtype=node.output.dtype))
+
+
+def _qconv(walk: _Walk, b: Builder, node: Node) -> Value | None:
+    x, w = node.inputs[0], node.inputs[2]
+    assert x is not None and w is not None
+    if _filters(b, node, w) is None:
+        return None
+    return walk.second(b, _again(b, node, [walk.last(b, x), *node.inputs[1:]], channels_last=True))
 
 
 def _quantize(walk: _Walk, b: Builder, node: Node) -> Value | None:
@@ -458,7 +465,13 @@ def _interpolated(b: Builder, x: Value, matrix: Value, axis: int, dtype: DType) 
     return b("add", *terms)
 
 
-_OWN: dict[str, Rule] = {"conv": _conv, "conv_transpose": _conv_transpose, "max_pool": _pool, "avg_pool": _pool}
+_OWN: dict[str, Rule] = {
+    "conv": _conv,
+    "qconv": _qconv,
+    "conv_transpose": _conv_transpose,
+    "max_pool": _pool,
+    "avg_pool": _pool,
+}
 _FOLLOW: dict[str, Rule] = {
     "quantize": _quantize, "concat": _concat, "pad": _pad, "reshape": _reshape, "batch_norm": _batch_norm,
     "group_norm": _group_norm, "linear": _linear, "matmul": _matmul,

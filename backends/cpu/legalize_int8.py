@@ -19,14 +19,14 @@ from .builder import Builder
 MAX_TAPS = 2**24 // (255 * 127)
 
 
-def parts(graph: Graph, value: Value, dtype: DType = DType.i8) -> tuple[Value, Value, Value | None] | None:
-    """(q, scale, zero point) of ``dequantize`` of ``dtype``; None if ``value`` is something else."""
+def parts(value: Value) -> tuple[Value, Value, Value | None] | None:
+    """(q, scale, zero point) of a dequantised int8 value; None if ``value`` is something else."""
     node = value.node
     if node is None or node.op != "dequantize":
         return None
     q, scale, *zeros = node.inputs
     assert q is not None and scale is not None
-    return (q, scale, zeros[0] if zeros else None) if q.dtype is dtype else None
+    return (q, scale, zeros[0] if zeros else None) if q.dtype is DType.i8 else None
 
 
 def one_scale(graph: Graph, scale: Value, zero: Value | None) -> bool:
@@ -38,7 +38,7 @@ def one_scale(graph: Graph, scale: Value, zero: Value | None) -> bool:
 
 def integer_weight(graph: Graph, w: Value) -> tuple[Value, Value] | None:
     """(int8 weight, its scales) of a constant weight with one scale for each output and no zero point; None for others."""
-    found = parts(graph, w)
+    found = parts(w)
     if found is None or found[2] is not None:
         return None
     q, scale, _ = found
@@ -51,7 +51,7 @@ def integer_weight(graph: Graph, w: Value) -> tuple[Value, Value] | None:
 def integer_linear(b: Builder, x: Value, w: Value, bias: Value | None) -> Value | None:
     """The linear of ``x`` and ``w`` on their integers, in f32; None if they are not int8 as kernels take it."""
     graph = b.graph
-    left, right = parts(graph, x), integer_weight(graph, w)
+    left, right = parts(x), integer_weight(graph, w)
     if left is None or right is None:
         return None
     (q, scale, zero), (wq, w_scale) = left, right
@@ -65,10 +65,16 @@ def integer_linear(b: Builder, x: Value, w: Value, bias: Value | None) -> Value 
     return b("qlinear", q, _number(b, scale), wq, columns, bias, None if zero is None else _number(b, zero))
 
 
-def integer_conv(b: Builder, node: Node, x: Value, w: Value, bias: Value | None, **attrs: object) -> Value | str:
-    """The convolution of the channels-last ``x``, a dequantised value, on the integers; a string says why there is none."""
+def integer_conv(
+    b: Builder, node: Node, x: Value, w: Value, bias: Value | None, low: tuple[int, ...], high: tuple[int, ...] | None
+) -> Value | str:  # fmt: skip
+    """The convolution of the channels-last ``x``, a dequantised value, on the integers; a string says why there is none.
+
+    Args:
+        low, high: the padding in front and behind (None: as in front).
+    """
     graph = b.graph
-    left, right = parts(graph, x), integer_weight(graph, w)
+    left, right = parts(x), integer_weight(graph, w)
     if left is None or not one_scale(graph, *left[1:]):
         return "x is not int8 with one constant scale"
     if right is None:
@@ -84,16 +90,17 @@ def integer_conv(b: Builder, node: Node, x: Value, w: Value, bias: Value | None,
     one, shift = _number(b, scale), None if zero is None else _number(b, zero)
     columns = _columns(b, w_scale)
     pointwise = taps == array.shape[1] and set(node.attrs["stride"]) == {1} and groups == 1
-    if pointwise and not any(attrs["padding"]) and not any(attrs["padding_high"] or ()):  # type: ignore[call-overload]
+    if pointwise and not any(low) and not any(high or ()):
         matrix = b.constant(np.ascontiguousarray(array.reshape(array.shape[:2])), wq.name)
         return b("qlinear", q, one, matrix, columns, bias, shift)
-    names = ("stride", "dilation", "groups")
-    return b("qconv", q, one, wq, columns, bias, shift, **{**{n: node.attrs[n] for n in names}, **attrs})
+    attrs = {name: node.attrs[name] for name in ("stride", "dilation", "groups")}
+    around = {"padding": low, "padding_high": high, "channels_last": True}
+    return b("qconv", q, one, wq, columns, bias, shift, **attrs, **around)
 
 
 def plain_weight(b: Builder, w: Value) -> Value:
     """``w``, as a constant where it is a dequantised one."""
-    found = parts(b.graph, w)
+    found = parts(w)
     arrays = () if found is None else tuple(b.graph.array(v) for v in found if v is not None)
     if found is None or any(a is None for a in arrays) or found[1].type.rank not in (0, w.type.rank):
         return w

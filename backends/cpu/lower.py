@@ -374,7 +374,9 @@ def biased(value: Value) -> bool:
     """Whether an int8 value is only ever the x of int8 linears (which read it biased by 128)."""
     value = _whole(value)
     node = value.node
-    made = node is not None and (node.op in ("quantize_dynamic", "quantize") or (node.op == "fused" and value.dtype is DType.i8))
+    made = node is not None and (
+        node.op in ("quantize_dynamic", "quantize") or (node.op == "fused" and value.dtype is DType.i8)
+    )
     return made and bool(value.users) and all(_reads_biased(user, value) for user in value.users)
 
 

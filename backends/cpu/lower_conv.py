@@ -100,12 +100,15 @@ def lower_conv(low: Lowering, region: Region, anchor: Node) -> None:
     tile, row = epilogues(low, region, anchor, after, bias, compute != "f32")
     programs, pointers, strides, extra = flattened(tile, row)
     assert programs[0] is not None
-    spec = LinearSpec(compute, any_width(programs[0]), None, programs[1], patches=True, grouped=groups > 1, static=static)
+    spec = LinearSpec(
+        compute, any_width(programs[0]), None, programs[1], patches=True, grouped=groups > 1, static=static
+    )
     out = anchor.output.shape
     windows = [anchor.attrs[name] for name in ("stride", "dilation", "padding")]
     sizes = [
         product(out[:-1]), n, k, 0, *strides, *extra, *geometry(view, out[1:-1], array.shape[2:], *windows),
-        x.shape[-1] // groups, 128 + zero_point(low, region, anchor) if static else 0, *([groups, per_group] if groups > 1 else []),
+        x.shape[-1] // groups, 128 + zero_point(low, region, anchor) if static else 0,
+        *([groups, per_group] if groups > 1 else []),
     ]  # fmt: skip
     low.launch(region, spec, [low.ref(view, x.dtype.size), *more, *pointers], sizes, compute)
 

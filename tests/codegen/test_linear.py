@@ -171,7 +171,7 @@ def test_tiles_leave_registers_for_their_operands() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(SANITIZE, reason="is what runs these tests")
-@pytest.mark.parametrize("file", ["test_linear.py", "test_linear_fused.py", "test_matmul.py"])
+@pytest.mark.parametrize("file", ["test_linear.py", "test_linear_fused.py", "test_matmul.py", "test_static_int8.py"])
 def test_under_sanitizers(file: str) -> None:
     """The tests of generated products again, with the kernels built for the address and undefined-behaviour sanitizers."""
     environment = sanitizer_environment()

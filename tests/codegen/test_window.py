@@ -83,7 +83,7 @@ def test_windows(isa: str, seed: int) -> None:
     packed = pack_f32(weight.transpose(0, 2, 3, 1).reshape(21, -1), isa)
     product = np.empty((n, *case.out, 21), np.float32)
     rows = int(np.prod(product.shape[:-1]))
-    dense([case.x, packed, product], [rows, 21, kernel[0] * kernel[1] * c, 0, 21, *lies, c], workers=1 + seed % 3)
+    dense([case.x, packed, product], [rows, 21, kernel[0] * kernel[1] * c, 0, 21, *lies, c, 0], workers=1 + seed % 3)
     want = F.conv2d(image, torch.from_numpy(weight), None, stride, padding, dilation).permute(0, 2, 3, 1)
     np.testing.assert_allclose(product, want, atol=1e-3)
 

@@ -184,7 +184,8 @@ CONVS: dict[str, tuple[tuple, tuple[int, ...], dict]] = {
     "three": ((B, 4, 6, 7), (5, 3, 3), {"padding": (1, 1)}), "strided": ((B, 4, 9, 7), (5, 3, 3), {**SAME, "stride": (2, 3)}),
     "dilated": ((B, 4, 8, 9), (5, 3, 3), {"padding": (2, 1), "dilation": (2, 3)}),
     "pointwise": ((B, 6, 5, 7), (10, 1, 1), {}), "pointwise_strided": ((B, 6, 5, 7), (10, 1, 1), {"stride": (2, 3)}),
-    "pointwise_padded": ((B, 6, 5, 7), (10, 1, 1), {"padding": (1, 2)}), "symbolic": ((B, 4, S, 7), (5, 3, 3), {"padding": (1, 1)}),
+    "pointwise_padded": ((B, 6, 5, 7), (10, 1, 1), {"padding": (1, 2)}),
+    "symbolic": ((B, 4, S, 7), (5, 3, 3), {"padding": (1, 1)}),
     "grouped": ((B, 6, 5, 5), (9, 3, 3), {"padding": (1, 1), "groups": 3}),
     "grouped_wide": ((B, 40, 5, 6), (80, 3, 3), {"padding": (1, 1), "groups": 2}),
     "depthwise": ((B, 37, 6, 7), (37, 3, 3), {"padding": (1, 1), "groups": 37}),
@@ -431,8 +432,6 @@ def test_a_long_row_with_a_zero_point_runs_in_float() -> None:
 
 
 def test_a_table_of_low_precision_is_kept_so() -> None:
-    g = Sketch()
-    ids = g.input(B, S, dtype=I64, low=0, high=500)
     for index, row_bytes in ((0, 64 * 2), (1, 64 + 4)):
         g = Sketch()
         rows = tables(g, g.input(B, S, dtype=I64, low=0, high=500), 500, 64)[index]

@@ -95,14 +95,26 @@ def test_integer_linears_run_on_the_integers() -> None:
 
 
 @pytest.mark.parametrize("zero_point", [True, False])
-def test_other_qdq_stays_float(zero_point: bool) -> None:
-    """A zero point, or one scale for the whole tensor, is not what the int8 kernel computes."""
+def test_one_scale_for_the_whole_tensor_is_one_number(zero_point: bool) -> None:
+    def write(g: Sketch) -> Value:
+        scale = g.const(np.float32(0.05)) if zero_point else g.const(np.full((1, 1), 0.05))
+        x = g("dequantize", g.input(B, 8, dtype=I8), scale, *([g.const(1, I8)] if zero_point else []))
+        return g("linear", x, g("dequantize", g.random(5, 8, dtype=I8), g.const(np.ones((5, 1)))))
+
+    assert legal(write) == ["qlinear"]
+
+
+def test_other_qdq_stays_float() -> None:
+    """A scale for each input, a zero point of the weight, or one found at run time is not what the int8 kernel computes."""
 
     def write(g: Sketch) -> Value:
-        scale = g.const(np.float32(0.05)) if not zero_point else g.const(np.full((1, 1), 0.05))
-        q = g.input(B, 8, dtype=I8)
-        x = g("dequantize", q, scale, g.const(1, I8)) if zero_point else g("dequantize", q, scale)
-        return g("linear", x, g("dequantize", g.random(5, 8, dtype=I8), g.const(np.ones((5, 1)))))
+        q, one, each = g.input(B, 8, dtype=I8), g.const(np.float32(0.05)), g.const(np.ones((5, 1)))
+        w = g("dequantize", g.random(5, 8, dtype=I8), each)
+        shifted = g("dequantize", g.random(5, 8, dtype=I8), each, g.const(1, I8))
+        columns = g("dequantize", q, g.const(np.linspace(1, 2, 8)))
+        late = g("dequantize", q, one, g.input(dtype=I8))
+        parts = (g("linear", columns, w), g("linear", g("dequantize", q, one), shifted), g("linear", late, w))
+        return g("add", g("add", parts[0], parts[1]), parts[2])
 
     assert "qlinear" not in legal(write)
 

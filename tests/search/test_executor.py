@@ -13,24 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 from search.small_models import Angle, encoder_job
+from search.tasks import add, fail, where
 
 from planish.compiler.errors import UsageError
 from planish.search import executor as module
 from planish.search.executor import RayExecutor, executor, spread, usable_cpus
 from planish.search.sensitivity import METHODS, Table
 from planish.search.sensitivity.work import single_threaded
-
-
-def add(shared: dict[str, int], task: int) -> int:
-    return shared["base"] + task
-
-
-def fail(shared: Any, task: int) -> int:
-    raise UsageError(f"task {task} cannot be done", "try another")
-
-
-def where(shared: Any, task: int) -> int:
-    return os.getpid()
 
 
 class Elsewhere(Executor):

@@ -83,7 +83,7 @@ def test_mean_pooling_leaves_padding_out() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("module", "name", "least"), [("digits", "cnn", 0.93), ("digits", "vit", 0.85)])
+@pytest.mark.parametrize(("module", "name", "least"), [("digits", "cnn", 0.93), ("digits", "vit", 0.92)])
 def test_the_digits_are_learnt(module: str, name: str, least: float) -> None:
     pytest.importorskip("sklearn")
     import numpy as np
@@ -107,4 +107,4 @@ def test_the_topics_are_learnt() -> None:
     windows = topics.slices().source["prose"]
     ids, labels = (torch.from_numpy(np.stack(part)) for part in zip(*windows, strict=True))
     loss = torch.nn.functional.cross_entropy(model(ids).flatten(0, 1), labels.flatten())
-    assert float(loss.exp()) < 150  # a guess among 768
+    assert float(loss.exp()) < 50  # a guess among 768 would be 768

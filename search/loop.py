@@ -29,6 +29,7 @@ from ..compiler.plan import Plan
 from ..passes.weights.store import WeightStore
 from .budget import Bar, Verdict, fixed_sequence
 from .cost import CostTable
+from .dominance import pointless
 from .effort import Effort, candidates
 from .journal import Journal
 from .margin import FAR
@@ -87,6 +88,7 @@ class Outcome:
         costs, table: what the solver stood on.
         solution: the solver's last word on the way to the chosen plan; None where it was not asked.
         dropped: words about what stays float because it does not pay.
+        pointless: (unit, precision) -> why it was not tried: something finer costs no more.
         phases: seconds of each.
     """
 
@@ -100,6 +102,7 @@ class Outcome:
     table: Table | None = None
     solution: Solution | None = None
     dropped: list[str] = field(default_factory=list)
+    pointless: dict[tuple[str, str], str] = field(default_factory=dict)
     phases: dict[str, float] = field(default_factory=dict)
 
 
@@ -122,6 +125,7 @@ class Search:
         self.trials: list[Trial] = []
         self.phases: dict[str, float] = {}
         self.dropped: list[str] = []
+        self.pointless: dict[tuple[str, str], str] = {}
         self.costs: CostTable | None = None
         self.table: Table | None = None
         self.losses: dict[tuple[str, str], dict[str, float]] = {}
@@ -153,7 +157,9 @@ class Search:
     def _float(self) -> None:
         self._say("building the float model")
         self.float = self.tools.build(Plan())
-        (self.float_seconds,) = self.tools.clock([self.float])
+        (seconds,) = self.tools.clock([self.float])
+        kept = self.journal.get("trial", FLOAT)  # times stay on the scale on which the first run measured them
+        self.float_seconds = seconds if kept is None else float(kept["seconds"])
         self._say("scoring the float model")
         request, splits = self.request, self.request.splits
         references = {name: self._outputs(split) for name, split in (("development", splits.development),)}
@@ -170,6 +176,7 @@ class Search:
         )
         self._judge(base, self.float)
         self.trials.append(base)
+        self.journal.put("trial", FLOAT, base.kept())
         missed = [
             v for v in self.development.verdicts({t: np.array(s) for t, s in base.scores.items()}) if not v.observed
         ]
@@ -188,33 +195,51 @@ class Search:
 
     # -- cost --------------------------------------------------------------------------------------------------------
     def _measure_costs(self) -> None:
-        """Build the model once per precision, time every kernel, and drop what does not pay."""
+        """Build the model once per precision, time every kernel, and drop what does not pay.
+
+        One variant at a time is in memory beside the float model, and timed in turns with it.
+        """
         precisions = [p for p in dict.fromkeys(p for u in self.units for p in u.candidates) if p != FLOAT]
-        assignments = [{u.name: FLOAT for u in self.units}]
-        variants: list[Any] = [self.float]
-        for number, precision in enumerate(precisions):
-            self._say(f"building the model in {precision} to time its kernels", number, len(precisions))
+        floats = {u.name: FLOAT for u in self.units}
+        uniform = {}
+        for precision in precisions:
             assignment = {u.name: _uniform(u, precision) for u in self.units}
-            if assignment in assignments:
-                continue
-            assignments.append(assignment)
-            variants.append(self.tools.build(self._plan(assignment)))
-        self._say("timing kernels")
-        measured = self.tools.costs(variants)
-        self.costs = CostTable(self.units, list(zip(assignments, measured, strict=True)), self.request.shares)
-        seconds = self.tools.clock(variants)
-        scale = self.float_seconds / seconds[0]
-        for assignment, variant, own in list(zip(assignments, variants, seconds, strict=True))[1:]:
-            trial = self._new_trial(assignment, "uniform", _main(assignment))
-            trial.seconds, trial.bytes = own * scale, variant.bytes
-            self._judge(trial, variant)
-            self._keep(trial, variant)
-        self.costs.observe(assignments[0], self.float_seconds)
+            if assignment != floats and assignment not in uniform.values():
+                uniform[precision] = assignment
+        key = key_of({u.name: ",".join(u.candidates) for u in self.units})
+        kept = self.journal.get("costs", key)
+        known = {p: self.journal.get("trial", key_of(a)) for p, a in uniform.items()}
+        if kept is not None and all(known.values()):
+            self.costs = CostTable.from_data(kept)
+            for precision, assignment in uniform.items():
+                self._recall(self._new_trial(assignment, "uniform", precision), known[precision])
+        else:
+            self._build_uniform(floats, uniform)
+            assert self.costs is not None
+            self.journal.put("costs", key, self.costs.to_data())
         if self.request.objective != "size":
             slower = self.costs.never_slower()
             self.dropped = list(slower.values())
             self.units = [_without(u, {p for (name, p) in slower if name == u.name}) for u in self.units]
+        self.pointless = pointless(self.units, self.costs, self.request.objective)
+        self.units = [_without(u, {p for (name, p) in self.pointless if name == u.name}) for u in self.units]
         self._ended("cost")
+
+    def _build_uniform(self, floats: dict[str, str], uniform: Mapping[str, dict[str, str]]) -> None:
+        builds = [(floats, self.tools.costs([self.float])[0])]
+        for number, (precision, assignment) in enumerate(uniform.items()):
+            self._say(f"building the model in {precision} to time its kernels", number, len(uniform))
+            variant = self.tools.build(self._plan(assignment))
+            builds.append((assignment, self.tools.costs([variant])[0]))
+            beside, own = self.tools.clock([self.float, variant])
+            trial = self._new_trial(assignment, "uniform", precision)
+            trial.seconds, trial.bytes = own * self.float_seconds / beside, variant.bytes
+            self._judge(trial, variant)
+            self._keep(trial, variant)
+        self.costs = CostTable(self.units, builds, self.request.shares)
+        self.costs.observe(floats, self.float_seconds)
+        for trial in self.trials[1:]:
+            self.costs.observe(trial.assignment, trial.seconds)
 
     # -- loss --------------------------------------------------------------------------------------------------------
     def _estimate_losses(self) -> None:
@@ -374,11 +399,10 @@ class Search:
         trial = self._new_trial(assignment, stage, _mix(self.units, assignment))
         trial.predicted = predicted
         kept = self.journal.get("trial", key_of(assignment))
-        if kept is not None and set(kept["scores"]) == set(self.trials[0].scores):
-            for name in ("seconds", "bytes", "scores", "usage", "quality"):
-                setattr(trial, name, kept[name])
-            self.trials.append(trial)
-            return trial
+        if kept is not None:
+            if self.costs is not None:
+                self.costs.observe(assignment, float(kept["seconds"]))
+            return self._recall(trial, kept)
         self._say(f"building and measuring a plan: {trial.label}", number, total)
         variant = self.tools.build(self._plan(assignment))
         others = [v for i in dict.fromkeys((0, rival.id if rival else 0)) if (v := self._open.get(i)) is not None]
@@ -394,6 +418,13 @@ class Search:
 
     def _new_trial(self, assignment: dict[str, str], stage: str, label: str) -> Trial:
         return Trial(len(self.trials), label, stage, dict(assignment))
+
+    def _recall(self, trial: Trial, kept: Mapping[str, Any]) -> Trial:
+        """A trial that an earlier run made."""
+        for name in ("seconds", "bytes", "scores", "usage", "quality"):
+            setattr(trial, name, kept[name])
+        self.trials.append(trial)
+        return trial
 
     def _judge(self, trial: Trial, variant: Variant) -> None:
         scores = self.development.scores(variant)
@@ -480,7 +511,7 @@ class Search:
         self._ended("proof")
         return Outcome(
             variant, chosen, verdicts, scores, self.trials, list(self.units), self.costs, self.table,
-            self._solutions.get(chosen.id), self.dropped, self.phases,
+            self._solutions.get(chosen.id), self.dropped, self.pointless, self.phases,
         )  # fmt: skip
 
     def _sequence(self) -> list[Trial]:
@@ -515,11 +546,13 @@ class Search:
 
     def _infeasible(self, verdicts: Sequence[Verdict] | None) -> None:
         best = min((t for t in self.trials if self._allowed(t)), key=lambda t: t.most_used, default=None)
-        reached = ", ".join(f"{term}: {value:.6g}" for term, value in best.quality.items()) if best else "nothing"
+        reached = " and ".join(
+            f"{term.metric} {best.quality[str(term)]:.6g} {term.statistic}" for term in self.request.bar.terms if best
+        )
         why = f" ({next(v.sentence for v in verdicts if not v.holds)})" if verdicts else ""
         raise BudgetError(
             f"no plan meets {self.request.bar}; the best reached is {reached}{why}",
-            "ask for less, give more samples, or pin fewer layers to low precision",
+            "ask for less, or give more samples" + (", or pin fewer layers" if self.request.pins.rules else ""),
         )
 
     # -- progress ----------------------------------------------------------------------------------------------------
@@ -544,13 +577,6 @@ def _uniform(unit: Unit, precision: str) -> str:
     if unit.kind == "attention" and "bf16" in unit.candidates:
         return "bf16"
     return FLOAT if FLOAT in unit.candidates else unit.candidates[0]
-
-
-def _main(assignment: Mapping[str, str]) -> str:
-    """The precision of a uniform assignment: the one most units have that is neither float nor attention's."""
-    names = [p for p in assignment.values() if p != FLOAT]
-    other = [p for p in names if p != "bf16"]
-    return max(other or names or [FLOAT], key=(other or names or [FLOAT]).count)
 
 
 def _mix(units: Sequence[Unit], assignment: Mapping[str, str]) -> str:

@@ -126,7 +126,8 @@ def _unit(unit: Unit, request: Request, outcome: Outcome) -> dict[str, Any]:
     for precision in (*unit.candidates, *unit.refused):
         why = unit.refused.get(precision)
         if why is None and precision not in tried.candidates:
-            why = next((w for w in outcome.dropped if w.startswith(f"{unit.name} in {precision} ")), None)
+            why = outcome.pointless.get((unit.name, precision))
+            why = why or next((w for w in outcome.dropped if w.startswith(f"{unit.name} in {precision} ")), None)
             why = why or f"not tried at this effort ({request.effort.name})"
         loss = table.losses.get((unit.name, precision), {}) if table else {}
         entries.append(

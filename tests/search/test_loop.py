@@ -40,7 +40,7 @@ TARGET = Target("cpu", "avx2")
 QUICK = replace(EFFORTS["quick"], sensitivity="measured", leave_out=())
 
 
-def network(depth: int = 4, width: int = 64) -> Graph:
+def network(depth: int = 3, width: int = 64) -> Graph:
     """Linears behind one another, with tanh between: the wider the weights, the more an error costs."""
     random = np.random.default_rng(3)
     g = Graph()
@@ -172,7 +172,7 @@ def chosen(outcome: Outcome) -> dict[str, str]:
     return outcome.chosen.assignment
 
 
-@pytest.mark.parametrize("bar", ["cosine >= 0.9997 each", "relative-error <= 0.02 mean"])
+@pytest.mark.parametrize("bar", ["cosine >= 0.9997 each", "relative-error <= 0.01 mean"])
 def test_the_plan_is_mixed_proved_and_near_the_best_of_all(bar: str) -> None:
     effort = replace(QUICK, trials=8, refinements=8, pairs=4)
     found, bench, splits = search(bar, effort=effort)
@@ -245,13 +245,13 @@ def test_size_is_another_objective() -> None:
 
 
 def test_pins_hold_and_may_make_a_bar_infeasible() -> None:
-    pins = Plan.of({"l2": "w4a8-g32"})
-    found, _, _ = search("cosine >= 0.99 each", pins=pins)
+    pins = Plan.of({"l1": "w4a8-g32"})
+    found, _, _ = search("cosine >= 0.8 each", pins=pins)
     outcome = found.run()
-    assert chosen(outcome)["l2"] == "w4a8-g32"
+    assert chosen(outcome)["l1"] == "w4a8-g32"
     found, _, _ = search("cosine >= 0.99999 each", pins=pins)
     with pytest.raises(
-        BudgetError, match=r"no plan meets cosine >= 0\.99999 each; the best reached is .*0\.99"
+        BudgetError, match=r"no plan meets cosine >= 0\.99999 each; the best reached is cosine 0\.9\d+ each"
     ) as error:
         found.run()
     assert error.value.exit_code == 3

@@ -24,11 +24,22 @@ from .window import header as window_header
 #: Raised when the packed layout changes; part of the layout's name.
 LAYOUT_VERSION = 1
 
-#: Values of k that meet in one 32-bit lane of a dot product.
-STEP = {"f32": 1, "bf16": 2, "w8a8": 4}
+#: Values of k that lie together in a packed weight: what meets in one 32-bit lane of a dot product; of int4, a word.
+STEP = {"f32": 1, "bf16": 2, "w8a8": 4, "w8a16": 4, "w4a16": 8, "w4a8": 8}
 
-_X_BYTES = {"f32": 4, "bf16": 2, "w8a8": 1}
-_X_STORAGE: dict[str, Storage] = {"f32": "f32", "bf16": "bf16", "w8a8": "i8b"}
+#: Products whose weights have a scale for each group of k; groups are multiples of so many values.
+GROUPED, GROUP_STEP = ("w4a16", "w4a8"), 32
+
+#: What a kernel is given beside x, in order.
+_ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "f32": ("weight",), "bf16": ("weight",), "w8a8": ("row_scale", "weight", "column_scale", "compensation"),
+    "w8a16": ("weight", "column_scale"), "w4a16": ("weight", "group_scale"), "w4a8": ("row_scale", "weight", "group_scale"),
+}  # fmt: skip
+
+_X_BYTES = {"f32": 4, "bf16": 2, "w8a8": 1, "w8a16": 2, "w4a16": 2, "w4a8": 1}
+_X_STORAGE: dict[str, Storage] = {
+    "f32": "f32", "bf16": "bf16", "w8a8": "i8b", "w8a16": "bf16", "w4a16": "bf16", "w4a8": "i8",
+}  # fmt: skip
 
 #: The longest int8 row whose sums, and whose compensation of -128 * (sum of weights), fit int32.
 MAX_K_INT8 = (2**31 - 1) // (128 * 127)
@@ -67,7 +78,8 @@ _ROWS = {
 
 def tile_shape(compute: str, isa: str) -> TileShape:
     """The register tile of a compute type on an ISA level: 24 of 32, or at most 12 of 16, registers hold sums."""
-    return TileShape(_ROWS[isa][compute], 3 if LANES[isa] == 16 else 2, LANES[isa])
+    rows = _ROWS[isa][{"w8a16": "bf16", "w4a16": "bf16", "w4a8": "w8a8"}.get(compute, compute)]
+    return TileShape(rows, 3 if LANES[isa] == 16 else 2, LANES[isa])
 
 
 def _row_pitch(size: int) -> int:
@@ -114,7 +126,7 @@ def _rooms(spec: LinearSpec, isa: str) -> list[tuple[int, int]]:
 def scratch_bytes(spec: LinearSpec, dims: Sequence[Dim], isa: str) -> Dim:
     """Private memory of one worker, in bytes: rows of x, their scales and row data, and room for the row programs.
 
-    N and K, the second and third of ``dims``, must be known.
+    N and K, the second and third of ``dims``, must be known, and the last, the size of the groups, where there are any.
 
     Raises:
         LoweringError: the weight's shape is not known at compile time.
@@ -131,6 +143,10 @@ def scratch_bytes(spec: LinearSpec, dims: Sequence[Dim], isa: str) -> Dim:
         row += _row_pitch(k * _X_BYTES[spec.compute]) + 4
     if spec.row is not None and not second_stage(spec):
         row += _row_pitch(n * 4)
+    if spec.compute == "w4a8":  # the sums of x over each group
+        size = dims[-1]
+        assert isinstance(size, int)
+        row += 4 * (k // size)
     rows = min(max(BLOCK_BYTES // row, LEAST_ROWS), MOST_ROWS) // 8 * 8 if row else 0
     return -(-row * rows // 64) * 64 + -(-room // 64) * 64
 
@@ -138,7 +154,8 @@ def scratch_bytes(spec: LinearSpec, dims: Sequence[Dim], isa: str) -> Dim:
 def tile_header(isa: str) -> str:
     """The register tiles and the loops around them; guarded, so that each kernel of a unit may bring it."""
     context = _tile_context(isa)
-    return template("cpu/linear_tile.hpp.j2", **context) + template("cpu/linear_drive.hpp.j2", **context)
+    names = ("linear_tile", "linear_narrow", "linear_drive")
+    return "".join(template(f"cpu/{name}.hpp.j2", **context) for name in names)
 
 
 def _tile_context(isa: str) -> dict[str, Any]:
@@ -152,20 +169,31 @@ def _tile_context(isa: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def tiles(compute: str, isa: str) -> dict[str, str]:
-    """The register tiles of a compute type: what all kernels that multiply alike have in common, by name."""
-    shape, product = tile_shape(compute, isa), _PRODUCT[compute]
-    head = template("cpu/linear_tile.hpp.j2", **_tile_context(isa))
-    sizes = {"rows": shape.rows, "vectors": shape.vectors}
-    return {f"tiles_{product}": head + template("cpu/linear_tiles.cpp.j2", product=product, **sizes)}
+def tiles(compute: str, isa: str, scales: str = "f32") -> dict[str, str]:
+    """The register tiles of a compute type: what all kernels that multiply alike have in common, by name.
+
+    Args:
+        scales: how the scales of groups are stored.
+    """
+    shape, product = tile_shape(compute, isa), _product(compute, scales)
+    sizes, name = {"rows": shape.rows, "vectors": shape.vectors}, f"tiles_{compute.upper()}"
+    text = template("cpu/linear_tile.hpp.j2", **_tile_context(isa))
+    if compute not in ("f32", "bf16", "w8a8"):
+        text += template("cpu/linear_narrow.hpp.j2", **_tile_context(isa))
+    if compute in GROUPED:
+        return {f"{name}_{scales}": text + template("cpu/linear_group_tiles.cpp.j2", product=product, lanes=shape.lanes, **sizes)}
+    return {name: text + template("cpu/linear_tiles.cpp.j2", product=product, **sizes)}
 
 
 def shared(spec: LinearSpec, isa: str) -> dict[str, str]:
     """The text that a kernel of ``spec`` is linked with, by name: compiled once for all that need it."""
-    return tiles(spec.compute, isa)
+    return tiles(spec.compute, isa, spec.scales)
 
 
-_PRODUCT = {"f32": "F32", "bf16": "BF16", "w8a8": "W8A8"}
+def _product(compute: str, scales: str) -> str:
+    """The C++ type of a product."""
+    name = compute.upper()
+    return f"{name}<{'uint16_t' if scales == 'bf16' else 'float'}>" if compute in GROUPED else name
 
 
 def render(spec: LinearSpec, isa: str, name: str) -> str:
@@ -178,11 +206,13 @@ def render(spec: LinearSpec, isa: str, name: str) -> str:
         raise LoweringError(
             f"an int8 linear over {spec.k} inputs could overflow its int32 sums", f"limit: {MAX_K_INT8}"
         )
-    quantized = spec.compute == "w8a8"
+    given = _ARGUMENTS[spec.compute]
+    arguments = {name: "nullptr" for names in _ARGUMENTS.values() for name in names}
+    arguments |= {name: f"p[{1 + i}]" for i, name in enumerate(given)}
     programs = (("a", spec.prologue), ("t", spec.tile), ("r", spec.row))
     declarations: list[str] = []
     names: dict[str, list[Declared]] = {}
-    pointer, dim = 5 if quantized else 2, 4
+    pointer, dim = 1 + len(given), 4
     for prefix, program in programs:
         if program is not None:
             lines, names[prefix], pointer, dim = declare(program, prefix, pointer, dim)
@@ -195,6 +225,7 @@ def render(spec: LinearSpec, isa: str, name: str) -> str:
         dim += count
     geometry, group = dim, dim + GEOMETRY_DIMS + 2
     dim += (GEOMETRY_DIMS + 2 if spec.patches else 0) + (2 if spec.grouped else 0)
+    group_size, dim = ("0", dim) if spec.compute not in GROUPED else (f"d[{dim}]", dim + 1)
     before, after = _plans(spec, isa)
     prologue: list[str] = []
     epilogue: list[str] = []
@@ -205,12 +236,13 @@ def render(spec: LinearSpec, isa: str, name: str) -> str:
     if spec.row is not None and after is not None:
         epilogue = after.emit(_row_context(spec.row, names["r"], extra["r"], {"row": Place("data")}, "N"))
     context = {
-        "kernel": name, "summary": _summary(spec), "product": _PRODUCT[spec.compute], "declarations": declarations,
-        "quantized": quantized, "static": "true" if spec.static else "false",
+        "kernel": name, "summary": _summary(spec), "product": _product(spec.compute, spec.scales),
+        "declarations": declarations, "arguments": arguments, "group_size": group_size,
+        "static": "true" if spec.static else "false",
         "has_prologue": "true" if spec.prologue or spec.patches else "false",
         "has_row": "true" if after else "false", "late": late, "patches": spec.patches, "grouped": spec.grouped,
         "geometry_dim": geometry, "channels_dim": geometry + GEOMETRY_DIMS, "group_dim": group,
-        "columns": " + group * gemm::round_up(N, VL)" if quantized and spec.grouped else "",
+        "columns": " + group * gemm::round_up(N, VL)" if spec.compute == "w8a8" and spec.grouped else "",
         "tile": _tile(spec, names["t"], extra["t"]),
         "prologue": prologue, "epilogue": epilogue, "rooms": _rooms(spec, isa), "scratch_dim": dim,
     }  # fmt: skip

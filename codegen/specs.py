@@ -106,22 +106,27 @@ class LinearSpec:
     per row, w is int8 with one f32 scale per column; ``acc = float(int32 sum) * (row_scale * column_scale)``.
     With ``static`` the rows have no scales: ``acc = float(int32 sum) * column_scale``, where the column scales hold the one
     scale of x, and the sums start at what the launch gives (``backends/cpu/static_int8``), so that x may have a zero point.
+    ``w8a16``: x is bf16, w is int8; ``acc = sum * column_scale``. ``w4a16``: x is bf16, w is int4 with a scale (stored as
+    ``scales``) per column and group of k; ``acc = sum over groups, in order, of group sum * scale``. ``w4a8``: x is i8 with one
+    f32 scale per row, w is int4; ``acc = row_scale * (sum over groups, in order, of float(int32 sum) * scale)``.
 
     prologue: computes rows of x from the operands it loads; its single ``store`` step has operand number -1 and goes to x
-    in x's storage type (and, for w8a8, a ``store`` with operand number -2 gives the row's f32 scale). None: x is read from
-    memory (and for w8a8 the scales too).
+    in x's storage type (and, for w8a8 and w4a8, a ``store`` with operand number -2 gives the row's f32 scale). None: x is
+    read from memory (and for w8a8 and w4a8 the scales too).
     tile: elementwise steps on the accumulators, from the virtual input ``acc`` (f32), ending in stores.
     row: whole-row steps after the tile; reads the virtual input ``row`` (f32), which is what the tile *stored* to operand
     number -1. None: the tile stores directly. Steps that reduce nothing run tile by tile, a second time over each.
 
     Kernel arguments
-      pointers: x (or null), row scales (w8a8 only; or null), packed weights, column scales (w8a8 only), column sums times
-      -128 as int32 (w8a8 only; ``static``: what the sums start at), then the operands of prologue, tile and row in that order;
+      pointers: x (or null), row scales (w8a8 and w4a8 only; or null), packed weights, column scales (w8a8 and w8a16 only),
+      column sums times -128 as int32 (w8a8 only; ``static``: what the sums start at), scales of the groups (int4 only), then
+      the operands of prologue, tile and row in that order;
       dims: M, N, K, leading dimension of x, then for prologue, tile and row in that order, per operand its row stride
       (0 = broadcast over rows; tile and row operands with inner ``broadcast`` are one scalar per row), then its inner
       stride if ``strided``, ``gather_stride`` and ``rows`` if it has an index; then the extra dims of each in that order;
       with ``patches`` the geometry of the windows (see :class:`WindowSpec`), the channels per group and the byte that stands
-      outside of x (0 for floats); with ``grouped`` the number of groups and the elements of w per group.
+      outside of x (0 for floats); with ``grouped`` the number of groups and the elements of w per group; of int4 weights the
+      values of k in a group, a multiple of 32.
 
     patches: an implicit convolution. x is channels-last, and row m of the product is the window of output position m:
     every tap's channels one after the other, the filling outside x. There is no prologue then.
@@ -129,7 +134,7 @@ class LinearSpec:
     operands; column scales and sums are padded to whole vectors per group. There is no row program then.
     """
 
-    compute: Literal["f32", "bf16", "w8a8"]
+    compute: Literal["f32", "bf16", "w8a8", "w8a16", "w4a16", "w4a8"]
     tile: RowProgram
     prologue: RowProgram | None = None
     row: RowProgram | None = None
@@ -138,6 +143,7 @@ class LinearSpec:
     patches: bool = False
     grouped: bool = False
     static: bool = False
+    scales: Literal["f32", "bf16"] = "f32"
 
 
 @dataclass(frozen=True)

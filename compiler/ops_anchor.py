@@ -20,10 +20,25 @@ def _linear(node: Node) -> list[TensorType]:
 
 
 def _qlinear(node: Node) -> list[TensorType]:
-    x, w = type_of(node.inputs[0]), type_of(node.inputs[2])
-    if x.dtype is not DType.i8 or w.dtype is not DType.i8 or x.shape[-1] != w.shape[1]:
-        raise fail(node, f"x {x} and w {w} must be i8 with equal last dimensions")
+    x, w, scales = type_of(node.inputs[0]), type_of(node.inputs[2]), type_of(node.inputs[3])
+    wide = node.inputs[1] is None
+    if x.dtype is not (DType.bf16 if wide else DType.i8) or w.dtype not in (DType.i8, DType.i4) or w.rank != 2:
+        raise fail(node, f"x {x} must be i8 with a scale or bf16 without one, and w {w} a matrix of i8 or i4")
+    if x.shape[-1] != w.shape[1]:
+        raise fail(node, f"x {x} and w {w} differ in their last dimension")
+    if w.dtype is DType.i4:
+        if scales.rank != 2 or scales.shape[0] != w.shape[0] or (scales.shape[1] != 1 and scale_group(w, scales) is None):
+            raise fail(node, f"the scales {scales} of w {w} are not one for each output and group of inputs")
+        if scales.dtype not in (DType.f32, DType.bf16):
+            raise fail(node, f"the scales {scales} of w must be f32 or bf16")
+    if wide or w.dtype is DType.i4:
+        if len(node.inputs) > 5 and node.inputs[5] is not None:
+            raise fail(node, "x has a zero point only where both operands are i8")
+        if wide:
+            return [TensorType(DType.f32, (*x.shape[:-1], w.shape[0]))]
     scale = type_of(node.inputs[1])
+    if w.dtype is DType.i4 and not scale.rank:
+        raise fail(node, f"i4 weights meet rows of x with a scale each, not {scale}")
     if scale.rank and scale.shape != (*x.shape[:-1], 1):
         raise fail(node, f"the scale {scale} of x is neither one number nor one for each row of {x}")
     _check_one_zero(node, 5)
@@ -131,11 +146,13 @@ define(
 )
 define(
     "qlinear",
-    "x x_scale weight weight_scale bias? x_zero?",
+    "x x_scale? weight weight_scale bias? x_zero?",
     _qlinear,
-    "int8 linear: float(int32 sum of (x - x_zero) weight) * (x_scale * weight_scale) + bias; x_scale is one for each row, or "
-    "without axes one for all",
-    version=2,
+    "linear on integer weights. i8 x, i8 weight: float(int32 sum of (x - x_zero) weight) * (x_scale * weight_scale) + bias; "
+    "x_scale is one for each row, or without axes one for all. bf16 x (no x_scale), i8 weight: f32 sum * weight_scale + bias. "
+    "i4 weight, weight_scale [out, groups]: the sum over the groups of inputs, in order, of (f32 or int32 sum of the group) * "
+    "weight_scale, times x_scale of i8 x, + bias",
+    version=3,
     flops=_matmul_flops,
 )
 define(

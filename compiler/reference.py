@@ -166,12 +166,29 @@ def less_zero(x: Tensor, zero: Tensor | None) -> Tensor:
     return x.short() if zero is None else x.short() - zero.short()
 
 
+def _over_group_sums(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
+    """The sum over the groups of the last axis, in order, of the product of each in f32 times its scale."""
+    size = weight.shape[1] // scales.shape[1]
+    total = x.new_zeros((*x.shape[:-1], weight.shape[0]), dtype=torch.float32)
+    for group, (part, of_weight) in enumerate(zip(x.split(size, -1), weight.split(size, -1), strict=True)):
+        whole = part.dtype == torch.int8
+        sums = exact_matmul(part, of_weight).float() if whole else F.linear(part.float(), of_weight.float())
+        total = total + sums * scales[:, group]
+    return total
+
+
 @_reference("qlinear")
 def _qlinear(
-    attrs: Attrs, x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None = None,
+    attrs: Attrs, x: Tensor, x_scale: Tensor | None, weight: Tensor, weight_scale: Tensor, bias: Tensor | None = None,
     x_zero: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    result = exact_matmul(less_zero(x, x_zero), weight).float() * (x_scale * weight_scale)
+    if weight_scale.dim() == 2:
+        result = _over_group_sums(x, weight, weight_scale.float())
+        result = result if x_scale is None else result * x_scale
+    elif x_scale is None:
+        result = F.linear(x.float(), weight.float()) * weight_scale
+    else:
+        result = exact_matmul(less_zero(x, x_zero), weight).float() * (x_scale * weight_scale)
     return result if bias is None else result + bias
 
 

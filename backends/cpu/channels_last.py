@@ -20,7 +20,8 @@ from ...compiler.ops import REDUCTIONS
 from ...compiler.pass_protocol import PassContext, PassResult
 from ...compiler.types import DType
 from .builder import Builder
-from .legalize_int8 import integer_conv, parts, plain_weight
+from .legalize_int8 import integer_conv, parts
+from .legalize_quantised import plain_weight
 from .regions import by_element
 
 #: Element types that kernels over windows have.

@@ -98,18 +98,6 @@ def integer_conv(
     return b("qconv", q, one, wq, columns, bias, shift, **attrs, **around)
 
 
-def plain_weight(b: Builder, w: Value) -> Value:
-    """``w``, as a constant where it is a dequantised one."""
-    found = parts(w)
-    arrays = () if found is None else tuple(b.graph.array(v) for v in found if v is not None)
-    if found is None or any(a is None for a in arrays) or found[1].type.rank not in (0, w.type.rank):
-        return w
-    q, scale, *zero = (a.astype(np.float32) for a in arrays if a is not None)
-    if not all(s in (1, d) for a in (scale, *zero) if a.ndim for s, d in zip(a.shape, q.shape, strict=True)):
-        return w  # a scale for each group of neighbours
-    return b.constant(np.ascontiguousarray((q - zero[0] if zero else q) * scale), w.name)
-
-
 def _columns(b: Builder, scale: Value) -> Value:
     array = b.graph.array(scale)
     assert array is not None

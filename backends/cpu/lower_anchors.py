@@ -16,6 +16,7 @@ from ...compiler.graph import Node, Value
 from ...compiler.types import DType, float_to_bf16
 from . import packing
 from .lower_rows import Access, ProgramBuilder
+from .narrow_weights import Compute, compute_of, group_size, precision_of, weight_refs
 from .regions import LINEARS, Region
 from .static_int8 import constants, is_static
 from .steps import REDUCING, TRANSCENDENTAL, StepWriter
@@ -109,16 +110,11 @@ def _tile_cut(anchor: Node, after: Sequence[Node], linear: bool) -> tuple[int, V
 
 
 def lower_linear(low: Lowering, region: Region, anchor: Node) -> None:
-    """A linear in f32, bf16 or int8 with prologue, tile epilogue and row epilogue."""
+    """A linear of any compute type with prologue, tile epilogue and row epilogue."""
     before, after = split_at(region.nodes, anchor)
     quantised = anchor.op == "qlinear"
     weight_at, bias_at = (2, 4) if quantised else (1, 2)
-    x = anchor.inputs[0]
-    assert x is not None
-    compute: Literal["f32", "bf16", "w8a8"]
-    compute = "w8a8" if quantised else "bf16" if x.dtype is DType.bf16 else "f32"
-    if not quantised and x.dtype not in (DType.bf16, DType.f32):
-        raise LoweringError(f"there is no linear kernel for {x.dtype}", "compile the model in float32")
+    compute, size = compute_of(anchor), group_size(anchor)
     n, k = (d for d in anchor.inputs[weight_at].shape)  # type: ignore[union-attr]
     space = anchor.output.shape
     fast = compute != "f32"
@@ -129,11 +125,11 @@ def lower_linear(low: Lowering, region: Region, anchor: Node) -> None:
     tile, row = epilogues(low, region, anchor, after, bias, fast)
     programs, pointers, strides, extra = flattened(prologue, tile, row)
     assert programs[1] is not None
-    static = quantised and is_static(anchor)
-    spec = LinearSpec(compute, any_width(programs[1]), programs[0], programs[2], static=static)
-    precision = {"w8a8": "w8a8" if static else "w8a8-dynamic"}.get(compute, compute)
-    sizes = [product(space[:-1]), n, k, x_dims, *strides, *extra]
-    low.launch(region, spec, [*x_refs, *weights, *pointers], sizes, precision)
+    static = compute == "w8a8" and is_static(anchor)
+    scales: Literal["f32", "bf16"] = "bf16" if size is not None and anchor.inputs[3].dtype is DType.bf16 else "f32"  # type: ignore[union-attr]
+    spec = LinearSpec(compute, any_width(programs[1]), programs[0], programs[2], static=static, scales=scales)
+    sizes = [product(space[:-1]), n, k, x_dims, *strides, *extra, *([] if size is None else [size])]
+    low.launch(region, spec, [*x_refs, *weights, *pointers], sizes, precision_of(compute, size, static))
 
 
 def any_width(program: RowProgram) -> RowProgram:
@@ -218,12 +214,12 @@ def flattened(
 
 
 def _prologue(
-    low: Lowering, region: Region, anchor: Node, before: list[Node], compute: str, fast: bool
+    low: Lowering, region: Region, anchor: Node, before: list[Node], compute: Compute, fast: bool
 ) -> tuple[FlatBuilder | None, list[Ref], Dim]:
     """The prologue (None if x is read from memory), the pointers to x (and its scales), and x's leading dimension."""
     x = anchor.inputs[0]
     assert x is not None
-    quantised = compute == "w8a8"
+    quantised = compute in ("w8a8", "w4a8")
     if before:
         builder = FlatBuilder(low, x.shape, StepWriter(fast))
         builder.run(before, region.outer)
@@ -239,7 +235,7 @@ def _prologue(
         else:
             scales = low.materialise(region.outer[anchor.inputs[1]])  # type: ignore[index]
             refs.append(low.ref(scales, 4))
-        if low.storage(region.outer[x]) != "i8b":
+        if compute == "w8a8" and low.storage(region.outer[x]) != "i8b":
             view = biased_copy(low, region.outer[x], view, region.owner)
             refs[0], stride = low.ref(view, 1), x.shape[-1]
     return None, refs, stride
@@ -252,8 +248,10 @@ def biased_copy(low: Lowering, value: Value, view: View, owner: Node) -> View:
     return dense
 
 
-def _weights(low: Lowering, region: Region, anchor: Node, at: int, compute: str) -> list[Ref]:
+def _weights(low: Lowering, region: Region, anchor: Node, at: int, compute: Compute) -> list[Ref]:
     """Packed weights (and column scales and compensation): constants of the artifact."""
+    if compute in ("w8a16", "w4a16", "w4a8"):
+        return weight_refs(low, region, anchor, compute)
     weight = region.outer[anchor.inputs[at]]  # type: ignore[index]
     array = low.graph.array(weight)
     if array is None:

@@ -181,7 +181,10 @@ def tiles(compute: str, isa: str, scales: str = "f32") -> dict[str, str]:
     if compute not in ("f32", "bf16", "w8a8"):
         text += template("cpu/linear_narrow.hpp.j2", **_tile_context(isa))
     if compute in GROUPED:
-        return {f"{name}_{scales}": text + template("cpu/linear_group_tiles.cpp.j2", product=product, lanes=shape.lanes, **sizes)}
+        return {
+            f"{name}_{scales}": text
+            + template("cpu/linear_group_tiles.cpp.j2", product=product, lanes=shape.lanes, **sizes)
+        }
     return {name: text + template("cpu/linear_tiles.cpp.j2", product=product, **sizes)}
 
 

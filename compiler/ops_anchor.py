@@ -20,29 +20,35 @@ def _linear(node: Node) -> list[TensorType]:
 
 
 def _qlinear(node: Node) -> list[TensorType]:
-    x, w, scales = type_of(node.inputs[0]), type_of(node.inputs[2]), type_of(node.inputs[3])
-    wide = node.inputs[1] is None
-    if x.dtype is not (DType.bf16 if wide else DType.i8) or w.dtype not in (DType.i8, DType.i4) or w.rank != 2:
+    x, w = type_of(node.inputs[0]), type_of(node.inputs[2])
+    x_scale = None if node.inputs[1] is None else node.inputs[1].type
+    if (
+        x.dtype is not (DType.bf16 if x_scale is None else DType.i8)
+        or w.dtype not in (DType.i8, DType.i4)
+        or w.rank != 2
+    ):
         raise fail(node, f"x {x} must be i8 with a scale or bf16 without one, and w {w} a matrix of i8 or i4")
     if x.shape[-1] != w.shape[1]:
         raise fail(node, f"x {x} and w {w} differ in their last dimension")
+    one = x_scale is not None and not x_scale.rank and w.dtype is DType.i8
+    if x_scale is not None and not one and x_scale.shape != (*x.shape[:-1], 1):
+        raise fail(
+            node, f"the scale {x_scale} of x is neither one number (with i8 weights) nor one for each row of {x}"
+        )
     if w.dtype is DType.i4:
-        if scales.rank != 2 or scales.shape[0] != w.shape[0] or (scales.shape[1] != 1 and scale_group(w, scales) is None):
-            raise fail(node, f"the scales {scales} of w {w} are not one for each output and group of inputs")
-        if scales.dtype not in (DType.f32, DType.bf16):
-            raise fail(node, f"the scales {scales} of w must be f32 or bf16")
-    if wide or w.dtype is DType.i4:
-        if len(node.inputs) > 5 and node.inputs[5] is not None:
-            raise fail(node, "x has a zero point only where both operands are i8")
-        if wide:
-            return [TensorType(DType.f32, (*x.shape[:-1], w.shape[0]))]
-    scale = type_of(node.inputs[1])
-    if w.dtype is DType.i4 and not scale.rank:
-        raise fail(node, f"i4 weights meet rows of x with a scale each, not {scale}")
-    if scale.rank and scale.shape != (*x.shape[:-1], 1):
-        raise fail(node, f"the scale {scale} of x is neither one number nor one for each row of {x}")
+        _check_groups(node, w)
     _check_one_zero(node, 5)
+    if len(node.inputs) > 5 and node.inputs[5] is not None and (x_scale is None or w.dtype is DType.i4):
+        raise fail(node, "x has a zero point only where x and w are i8")
     return [TensorType(DType.f32, (*x.shape[:-1], w.shape[0]))]
+
+
+def _check_groups(node: Node, w: TensorType) -> None:
+    """The scales of an i4 weight are one for each output and group of inputs."""
+    scales = type_of(node.inputs[3])
+    fits = scales.rank == 2 and scales.shape[0] == w.shape[0] and scales.dtype in (DType.f32, DType.bf16)
+    if not fits or (scales.shape[1] != 1 and scale_group(w, scales) is None):
+        raise fail(node, f"the scales {scales} of w {w} are not f32 or bf16, one for each output and group of inputs")
 
 
 def _check_one_zero(node: Node, number: int) -> None:

@@ -224,6 +224,18 @@ sample("qlinear", In((B, 3, 9), dtype=I8), Const((), "positive"), Const((5, 9), 
        Const((5,)), Const((), dtype=I8), dtypes=(F32,))  # fmt: skip
 sample("qconv", In((B, 4, 7, 6), dtype=I8), Const((), "positive"), Const((6, 2, 3, 3), dtype=I8), Const((6,), "positive"),
        Const((6,)), Const((), dtype=I8), dtypes=(F32,), stride=(2, 1), padding=(1, 2), dilation=(1, 2), groups=2)  # fmt: skip
+sample("qlinear", In((B, 3, 9), dtype=BF16), None, Const((5, 9), dtype=I8), Const((5,), "positive"), dtypes=(F32,))
+sample(
+    "qlinear",
+    In((B, 64), dtype=BF16),
+    None,
+    Const((5, 64), dtype=I4),
+    Const((5, 2), "positive"),
+    Const((5,)),
+    dtypes=(F32,),
+)
+sample("qlinear", In((B, 64), dtype=I8), In((B, 1), "positive"), Const((5, 64), dtype=I4), Const((5, 1), "positive", BF16),
+       dtypes=(F32,))  # fmt: skip
 _UNIT = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
 sample("conv", In((B, 4, 7, 6)), Const((6, 4, 3, 3)), Const((6,)), **{**_UNIT, "padding": (1, 1), "stride": (2, 1)})
 sample("conv", In((B, 4, 9)), Const((8, 1, 3)), dtypes=(F32,), stride=(1,), padding=(1,), dilation=(2,), groups=4)

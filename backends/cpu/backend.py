@@ -17,6 +17,7 @@ from .channels_last import ChannelsLast
 from .custom_ops import explained
 from .fuse import Fuse
 from .legalize import Legalize
+from .narrow_weights import NARROW
 
 if TYPE_CHECKING:
     from ...codegen.unit import UnitText
@@ -37,12 +38,12 @@ class CpuBackend:
         return isa.detect()
 
     def capabilities(self, target: Target) -> Capabilities:
-        """Linears and convolutions in f32, bf16 and int8, embeddings in f32, bf16 and int8; attention in bf16 first where the
+        """Linears in f32, bf16, int8 and with int4 weights, convolutions in f32, bf16 and int8, embeddings in f32, bf16 and int8; attention in bf16 first where the
         CPU multiplies bf16, else in f32."""
         fast_bf16 = target.level == "avx512-bf16"
         return Capabilities(
             {
-                "linear": ("f32", "bf16", "w8a8-dynamic", "w8a8"),
+                "linear": ("f32", "bf16", "w8a8-dynamic", "w8a8", *NARROW),
                 "conv": ("f32", "bf16", "w8a8"),
                 "embedding": ("f32", "bf16", "w8a16"),
                 "attention": ("bf16", "f32") if fast_bf16 else ("f32", "bf16"),

@@ -390,7 +390,12 @@ def _whole(value: Value) -> Value:
 def _reads_biased(user: Node, value: Value) -> bool:
     if user.op in ("qlinear", "qconv"):
         weight = user.inputs[2]
-        return user.inputs[0] is value and user.inputs.count(value) == 1 and weight is not None and weight.dtype is DType.i8
+        return (
+            user.inputs[0] is value
+            and user.inputs.count(value) == 1
+            and weight is not None
+            and weight.dtype is DType.i8
+        )
     if user.op in VIEWS:
         return bool(user.output.users) and all(_reads_biased(u, user.output) for u in user.output.users)
     if user.op != "fused":

@@ -16,6 +16,9 @@ from .regions import Region
 if TYPE_CHECKING:
     from .lower import Lowering
 
+#: Precisions of linears whose weights are narrower than x; the names with nothing behind them mean groups of 128.
+NARROW = ("w8a16", "w4a16", "w4a16-g64", "w4a16-g32", "w4a8", "w4a8-g64", "w4a8-g32")
+
 Compute = Literal["f32", "bf16", "w8a8", "w8a16", "w4a16", "w4a8"]
 
 #: By the element types of x and of the weight.

@@ -140,7 +140,8 @@ def packed(weight: np.ndarray, compute: str, isa: str) -> Deferred:
         if weight.dtype != np.int8 or weight.min() < -8 or weight.max() > 7:
             raise LoweringError("an int4 weight leaves the range", "int4 weights are int8 arrays in [-8, 7]")
         check_group(weight.shape[1], GROUP_STEP)
-        size = packed_bytes(compute, *weight.shape, isa)
+        n, k = weight.shape
+        size = packed_bytes(compute, n, k, isa)
         return Deferred(partial(_pack_w4, weight, compute, isa), (size,), np.dtype(np.uint8))
     dtype, (n, k) = _DTYPES[compute], weight.shape
     elements = packed_bytes(compute, n, k, isa) // dtype.itemsize

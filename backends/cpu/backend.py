@@ -38,8 +38,8 @@ class CpuBackend:
         return isa.detect()
 
     def capabilities(self, target: Target) -> Capabilities:
-        """Linears in f32, bf16, int8 and with int4 weights, convolutions in f32, bf16 and int8, embeddings in f32, bf16 and int8; attention in bf16 first where the
-        CPU multiplies bf16, else in f32."""
+        """Linears in f32, bf16, int8 and with narrow weights, convolutions in f32, bf16 and int8, embeddings in f32, bf16 and
+        int8; attention in bf16 first where the CPU multiplies bf16, else in f32."""
         fast_bf16 = target.level == "avx512-bf16"
         return Capabilities(
             {

@@ -19,7 +19,7 @@ from planish.compiler.graph import Graph, Value
 from planish.compiler.interpret import interpret
 from planish.compiler.ops import cost
 from planish.compiler.target import find_target
-from planish.compiler.types import DType, bf16_to_float, float_to_bf16
+from planish.compiler.types import DType, TensorType, bf16_to_float, float_to_bf16
 
 SIZES = [{"b": b, "s": 3} for b in (0, 1, 2, 5, 9, 21)]
 
@@ -138,3 +138,108 @@ def test_int4_with_int8_rows_is_equal_on_every_level(name: str) -> None:
         (want,) = interpret(compiled(RUNNABLE[0]).graphs[name], inputs)
         for level in RUNNABLE:
             np.testing.assert_array_equal(compiled(level).run(name, env)[0], want, err_msg=level)
+
+
+# -- what no kernel takes ------------------------------------------------------------------------------------------------
+def unusual() -> dict[str, Sketch]:
+    """Forms that are linears on dequantised weights instead: slower, and right."""
+    made: dict[str, Sketch] = {}
+
+    def new(name: str) -> Sketch:
+        made[name] = Sketch()
+        return made[name]
+
+    g = new("groups_of_16")
+    g.output(g("linear", as_bf16(g, g.input(B, 64)), weight(g, 6, 64, DType.i4, 4), g.random(6)))
+    g = new("int8_in_groups")
+    g.output(g("linear", as_bf16(g, g.input(B, 64)), weight(g, 6, 64, DType.i8, 2)))
+    g = new("int8_rows_and_int8_in_groups")
+    g.output(g("linear", as_int8(g, g.input(B, 64)), weight(g, 6, 64, DType.i8, 2)))
+    g = new("weights_alone")
+    g.output(g("linear", g.input(B, 64), weight(g, 6, 64, DType.i4, 2), g.random(6)))
+    g = new("one_scale_for_x")
+    scale = g.const(np.float32(0.03))
+    x = g("dequantize", g("quantize", g.input(B, 64), scale), scale)
+    g.output(g("linear", x, weight(g, 6, 64, DType.i4, 2)))
+    g = new("a_zero_point")
+    q = g.const(np.random.default_rng(0).integers(-8, 8, (6, 64)), DType.i4)
+    zero = g.const(np.random.default_rng(1).integers(-3, 3, (6, 2)), DType.i8)
+    w = g("dequantize", q, g.const(np.random.default_rng(2).uniform(0.1, 0.2, (6, 2))), zero)
+    g.output(g("linear", as_bf16(g, g.input(B, 64)), w))
+    g = new("a_weight_that_others_read")
+    w = weight(g, 6, 64, DType.i4, 2)
+    g.output(g("linear", as_bf16(g, g.input(B, 64)), w), g("relu", w))
+    return made
+
+
+@cache
+def compiled_unusual() -> Compiled:
+    return compile_sketches(unusual(), RUNNABLE[-1], per_object=100)
+
+
+@pytest.mark.parametrize("name", sorted(unusual()))
+def test_what_no_kernel_takes_is_computed_in_float(name: str) -> None:
+    for env in SIZES:
+        compiled_unusual().check(name, env)
+    launches = compiled_unusual().programs[name].launches
+    assert {launch.precision for launch in launches} == {"f32"}
+
+
+# -- what reports and costs say ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("act", "dtype", "groups", "name"),
+    [(as_bf16, DType.i8, 1, "w8a16"), (as_bf16, DType.i4, 2, "w4a16"), (as_bf16, DType.i4, 4, "w4a16-g64"),
+     (as_int8, DType.i4, 8, "w4a8-g32"), (as_int8, DType.i4, 2, "w4a8"), (as_int8, DType.i4, 1, "w4a8-g256")],
+)  # fmt: skip
+def test_a_launch_is_called_by_its_precision(act: object, dtype: DType, groups: int, name: str) -> None:
+    g = Sketch()
+    g.output(g("linear", act(g, g.input(B, 256)), weight(g, 8, 256, dtype, groups)))  # type: ignore[operator]
+    program = BACKEND.lower(optimised(g.graph, RUNNABLE[-1]), find_target(f"cpu:{RUNNABLE[-1]}"))
+    (launch,) = program.launches
+    assert launch.precision == name
+    columns = 16 if RUNNABLE[-1].startswith("avx512") else 8  # eight, padded to whole vectors
+    stored = sorted(w.nbytes for w in program.weights)
+    assert stored == sorted([columns * 256, 4 * 8] if dtype is DType.i8 else [columns * 128, columns * groups * 2])
+
+
+def test_scales_that_are_no_bf16_stay_f32() -> None:
+    for rounded, size in ((True, 2), (False, 4)):
+        g = Sketch()
+        g.output(g("linear", as_bf16(g, g.input(B, 256)), weight(g, 16, 256, DType.i4, 8, rounded)))
+        program = BACKEND.lower(optimised(g.graph, RUNNABLE[-1]), find_target(f"cpu:{RUNNABLE[-1]}"))
+        assert sorted(w.nbytes for w in program.weights) == sorted([16 * 128, 16 * 8 * size])
+
+
+def test_int4_weights_count_half_a_byte() -> None:
+    g = Sketch()
+    q, scales = g.const(np.zeros((8, 64)), DType.i4), g.const(np.ones((8, 2), np.float32), DType.bf16)
+    y = g("qlinear", g.input(3, 64, dtype=DType.bf16), None, q, scales)
+    assert y.node is not None
+    assert cost(y.node).bytes == 3 * 64 * 2 + 8 * 64 // 2 + 8 * 2 * 2 + 3 * 8 * 4
+    assert cost(y.node).flops == 2 * 3 * 8 * 64
+
+
+def test_operands_that_do_not_fit_are_refused() -> None:
+    def refused(match: str, *, x: DType = DType.i8, k: int = 64, scale: tuple[int, ...] | None = (3, 1), w: DType = DType.i4,
+                groups: tuple[int, ...] = (8, 2), zero: bool = False) -> None:  # fmt: skip
+        graph = Graph()
+        operands: list[Value | None] = [graph.add_input("x", TensorType(x, (3, k)))]
+        operands.append(None if scale is None else graph.add_input("s", TensorType(DType.f32, scale)))
+        operands.append(graph.add_constant(np.zeros((8, 64), np.int8), "w", w))
+        operands += [graph.add_constant(np.ones(groups, np.float32), "t"), None]
+        if zero:
+            operands.append(graph.add_constant(np.zeros((), np.int8), "z"))
+        with pytest.raises(PassError, match=match):
+            graph.insert("qlinear", operands)
+
+    refused("must be i8 with a scale or bf16 without", x=DType.f32)
+    refused("must be i8 with a scale or bf16 without", x=DType.bf16)
+    refused("must be i8 with a scale or bf16 without", scale=None)
+    refused("differ in their last dimension", k=32)
+    refused("is neither one number", scale=(3,))
+    refused("is neither one number", scale=())
+    refused("one for each output and group", groups=(8,))
+    refused("one for each output and group", groups=(8, 3))
+    refused("one for each output and group", groups=(4, 2))
+    refused("zero point only where", zero=True)
+    refused("zero point only where", zero=True, x=DType.bf16, scale=None, w=DType.i8, groups=(8,))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...compiler.precision import Scheme
-from ...compiler.types import DType
+from ...compiler.types import DType, bf16_to_float, float_to_bf16
 from . import QuantisedWeight, Reaching
 
 #: Parts of the scale of the greatest magnitude that are tried.
@@ -54,9 +54,15 @@ def greatest_scales(weight: np.ndarray, scheme: Scheme) -> np.ndarray:
     """The scales f32 ``[N, groups]`` under which the greatest magnitude of each group is kept; 0 for a group of zeros."""
     grouped = weight.reshape(len(weight), -1, scheme.group_size or weight.shape[1])
     if dtype_of(scheme) is DType.i8:
-        return np.abs(grouped).max(axis=2) / np.float32(127.0)
+        return stored_scales(np.abs(grouped).max(axis=2) / np.float32(127.0), scheme)
     low, high = grouped.min(axis=2), grouped.max(axis=2)
-    return np.where(-low >= high, low, high) / np.float32(-8.0)
+    return stored_scales(np.where(-low >= high, low, high) / np.float32(-8.0), scheme)
+
+
+def stored_scales(scale: np.ndarray, scheme: Scheme) -> np.ndarray:
+    """``scale`` as it is stored: those of groups are bf16 numbers, of which kernels read two bytes each, so that the weights
+    are rounded to multiples of just these."""
+    return bf16_to_float(float_to_bf16(scale)) if scheme.group_size else scale
 
 
 def searched_scales(weight: np.ndarray, scheme: Scheme, energy: np.ndarray | None = None) -> np.ndarray:
@@ -77,7 +83,7 @@ def searched_scales(weight: np.ndarray, scheme: Scheme, energy: np.ndarray | Non
         rows = weight[start : start + step].reshape(-1, weight.shape[1] // size, size)
         least = np.full(rows.shape[:2], np.inf, np.float32)
         for part in SHRINKS[dtype]:
-            scale = full[start : start + step] * np.float32(part)
+            scale = stored_scales(full[start : start + step] * np.float32(part), scheme)
             lost = _rounded(rows, scale[:, :, None], dtype)
             lost *= scale[:, :, None]
             lost -= rows

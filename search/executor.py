@@ -160,8 +160,9 @@ def spread(
 
     Args:
         pool: as :func:`executor` gives; any ``concurrent.futures.Executor`` will do.
-        function: importable by name on a worker.
-        shared: what every task reads. A pool of threads gets the object itself; other workers get a copy, once.
+        function: of planish or of a Python file that planish imported; others have to be importable on the workers.
+        shared: what every task reads. A pool of threads gets the object itself; other workers get a copy of it and of
+            ``function``, once.
         tasks: drawn as workers come free, so that what a task carries need not all be made at the start.
         done: called in this thread with (index, result) as results come in, in any order.
 
@@ -170,10 +171,10 @@ def spread(
         Exception: what a task raised; tasks that have not begun are given up.
     """
     local = isinstance(pool, ThreadPoolExecutor)
-    blob = None if local else _pickled(shared)
+    blob = None if local else _pickled((function, shared))
     digest = f"here-{id(shared)}" if blob is None else hashlib.blake2b(blob, digest_size=16).hexdigest()
     if local:
-        _hold(digest, shared)
+        _hold(digest, (function, shared))
     results: dict[int, Any] = {}
     running: dict[Future, tuple[int, Any]] = {}
     waiting = iter(enumerate(tasks))
@@ -196,11 +197,11 @@ def spread(
                 # along with the first tasks of every worker, as far as can be told; later only on request
                 tell = asked or (len(informed) < _width(pool) and sent < 2 * _width(pool))
                 sent += tell
-                running[pool.submit(_work, function, digest, blob if tell else None, task)] = index, task
+                running[pool.submit(_work, digest, blob if tell else None, task)] = index, task
             if not running:
                 return [results[i] for i in sorted(results)]
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
+            for future in sorted(finished, key=lambda f: running[f][0]):
                 index, task = running.pop(future)
                 answer = future.result()
                 if isinstance(answer, _Missing):
@@ -250,7 +251,7 @@ def _hold(digest: str, shared: Any) -> None:
             _held.popitem(last=False)
 
 
-def _work(function: Callable[[Any, Any], Any], digest: str, data: bytes | None, task: Any) -> Any:
+def _work(digest: str, data: bytes | None, task: Any) -> Any:
     """One task, on a worker."""
     with _held_lock:
         there = digest in _held
@@ -259,5 +260,5 @@ def _work(function: Callable[[Any, Any], Any], digest: str, data: bytes | None, 
             return _Missing()
         _hold(digest, pickle.loads(data))
     with _held_lock:
-        shared = _held[digest]
+        function, shared = _held[digest]
     return _Answer(f"{platform.node()}/{os.getpid()}", function(shared, task))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pickle
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +18,12 @@ from search.small_models import Angle, encoder_job
 from search.tasks import add, fail, where
 
 from planish.compiler.errors import UsageError
+from planish.compiler.python_file import import_file
 from planish.search import executor as module
 from planish.search.executor import RayExecutor, executor, spread, usable_cpus
 from planish.search.sensitivity import METHODS, Table
 from planish.search.sensitivity.work import single_threaded
+from search import small_models, tasks
 
 
 class Elsewhere(Executor):
@@ -34,7 +38,6 @@ class Elsewhere(Executor):
         self._next = 0
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-        import pickle
         from collections import OrderedDict
 
         data = pickle.dumps((fn, args, kwargs))
@@ -93,7 +96,7 @@ def test_tasks_are_drawn_as_workers_come_free() -> None:
     made: list[int] = []
     running = threading.Semaphore(0)
 
-    def tasks() -> Iterator[int]:
+    def endless() -> Iterator[int]:
         for i in range(50):
             made.append(i)
             yield i
@@ -105,7 +108,7 @@ def test_tasks_are_drawn_as_workers_come_free() -> None:
         return task
 
     with ThreadPoolExecutor(2) as pool:
-        assert spread(pool, slow, None, tasks()) == list(range(50))
+        assert spread(pool, slow, None, endless()) == list(range(50))
     assert running.acquire(blocking=False)
 
 
@@ -174,13 +177,34 @@ def test_sensitivity_is_the_same_from_a_dask_cluster_of_two(here: Table) -> None
 @pytest.mark.slow
 def test_sensitivity_is_the_same_from_ray(here: Table) -> None:
     ray = pytest.importorskip("ray")
+    cloudpickle = pytest.importorskip("cloudpickle")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
-    with RayExecutor(ray) as pool:
-        assert pool.workers == 2
-        assert os.getpid() not in spread(pool, where, None, range(4))
-        assert_same(METHODS["measured"]().table(encoder_job(executor=pool)), here)
-        with pytest.raises(UsageError, match="cannot be done"):
-            spread(pool, fail, None, range(3))
+    helpers = (small_models, tasks)  # ray's workers look for modules in other places than this process
+    for helper in helpers:
+        cloudpickle.register_pickle_by_value(helper)
+    try:
+        with RayExecutor(ray) as pool:
+            assert pool.workers == 2
+            assert os.getpid() not in spread(pool, where, None, range(4))
+            assert_same(METHODS["measured"]().table(encoder_job(executor=pool)), here)
+            with pytest.raises(UsageError, match="cannot be done"):
+                spread(pool, fail, None, range(3))
+    finally:
+        for helper in helpers:
+            cloudpickle.unregister_pickle_by_value(helper)
+
+
+def test_a_function_of_a_python_file_goes_along(tmp_path: Path) -> None:
+    """As a score function does: no worker could import its module."""
+    pytest.importorskip("cloudpickle")
+    path = tmp_path / "mine.py"
+    path.write_text("OFFSET = 40\ndef score(shared, task):\n    return OFFSET + shared + task\n")
+    function = import_file(path).score
+    assert function(1, 1) == 42
+    blob = module._pickled((function, 1))
+    del sys.modules[function.__module__]  # a worker knows no such module
+    copy, shared = pickle.loads(blob)
+    assert [copy(shared, task) for task in range(3)] == [41, 42, 43]
 
 
 def test_the_ray_seam_with_a_ray_of_paper() -> None:

@@ -143,11 +143,13 @@ def scratch_bytes(spec: LinearSpec, dims: Sequence[Dim], isa: str) -> Dim:
         row += _row_pitch(k * _X_BYTES[spec.compute]) + 4
     if spec.row is not None and not second_stage(spec):
         row += _row_pitch(n * 4)
-    if spec.compute == "w4a8":  # the sums of x over each group
+    beside = 0  # what a row takes of the cache, but not of this memory
+    if spec.compute == "w4a8":
         size = dims[-1]
         assert isinstance(size, int)
-        row += 4 * (k // size)
-    rows = min(max(BLOCK_BYTES // row, LEAST_ROWS), MOST_ROWS) // 8 * 8 if row else 0
+        row += 4 * (k // size)  # the sums of x over each group
+        beside = k if spec.prologue is None else 0
+    rows = min(max(BLOCK_BYTES // (row + beside), LEAST_ROWS), MOST_ROWS) // 8 * 8 if row else 0
     return -(-row * rows // 64) * 64 + -(-room // 64) * 64
 
 

@@ -15,6 +15,7 @@ from .compiler.artifact.provenance import hash_bytes
 from .compiler.cache import cache_directory
 from .compiler.errors import UsageError
 from .compiler.graph import Graph
+from .compiler.pass_protocol import Note
 from .compiler.plan import Plan
 from .compiler.sizes import sizes_of
 from .compiler.target import Target
@@ -119,7 +120,9 @@ def decide(
         workload = Workload([sizes_of(graph.inputs, example)], workload.threads)
     workload.check(graph.symbols)
     store = WeightStore()
-    batches = [batch.inputs for batch in splits.calibration.sample(effort.calibration, wish.seed).batches]
+    batches: list[Mapping[str, np.ndarray]] = [
+        batch.inputs for batch in splits.calibration.sample(effort.calibration, wish.seed).batches
+    ]
     units = find_units(graph, target, pins)
     request = Request(
         graph, units, pins, bar, scorer, splits, wish.objective, effort, workload.weights, wish.coverage, wish.confidence,
@@ -152,9 +155,13 @@ def decide(
         executor = stack.enter_context(open_executor(wish.executor))
         tools = Tools(bench.build, bench.clock, bench.costs, improved, progress)
         outcome = Search(request, tools, store, journal, executor).run()
+        notes = [Note(text, by="data") for text in (*samples.notes, *splits.notes)]
+        if journal.note:
+            notes.append(Note(journal.note, "warning", by="journal"))
     try:
         artifact = _with_record(outcome.variant.artifact, {**told(request, outcome, **words), "resumed": resumed})
         _add_kernels(artifact, bench, outcome.variant)
+        artifact.report["notes"] = [*notes, *artifact.report["notes"]]
     finally:
         outcome.variant.close()
     return artifact

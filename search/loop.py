@@ -201,7 +201,7 @@ class Search:
         """
         precisions = [p for p in dict.fromkeys(p for u in self.units for p in u.candidates) if p != FLOAT]
         floats = {u.name: FLOAT for u in self.units}
-        uniform = {}
+        uniform: dict[str, dict[str, str]] = {}
         for precision in precisions:
             assignment = {u.name: _uniform(u, precision) for u in self.units}
             if assignment != floats and assignment not in uniform.values():

@@ -19,6 +19,8 @@ from .source import Source, load_source
 if TYPE_CHECKING:
     from ..search.bisect import Bisection
 
+#: Samples that ranges and weights are found on, as a search at its standard effort does.
+CALIBRATION = 64
 #: Units and samples that are shown; --json has all of them.
 MOST_UNITS, MOST_SAMPLES = 12, 5
 
@@ -103,7 +105,7 @@ def _search(
         captured = capture(source.model, source.args, source.kwargs, dynamic_shapes=source.dynamic_shapes, debug=debug)
         given = load_samples(data, captured.graph, progress=report)
         looked_at = given.sample(count, seed)
-        batches = [batch.inputs for batch in given.batches]
+        batches = [batch.inputs for batch in given.sample(CALIBRATION, seed).batches]
         scorer, store = Scorer(parsed, score, captured.output_names), WeightStore()
         trail = Trail(looked_at, scorer, report)
         built = build(

@@ -5,45 +5,57 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
 
 Report = Callable[[str, int, int], None]
-#: A step has to have lasted this long before what is left of it is told.
+#: Seconds that a step has to have lasted before what is left of it is told.
 PATIENCE = 2.0
 
 
-@dataclass
 class Clock:
-    """Turns (what, done, total) into a line with the time left.
+    """Keeps what was reported last and puts it in words together with the time, whenever it is looked at.
 
-    Attributes:
-        now: the clock.
+    Args:
+        now: the clock, in seconds.
     """
 
-    now: Callable[[], float] = time.monotonic
-    _began: float | None = None
-    _step: str = ""
-    _step_began: float = 0.0
-    _first: int = 0
-    _last: str = field(default="")
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._began = now()
+        self._what, self._step, self._done, self._total = "", ("", 0), 0, 0
+        self._step_began, self._first = self._began, 0
 
-    def line(self, what: str, done: int, total: int) -> str:
-        """The line for this moment; that of the moment before where ``what`` is empty."""
-        now = self.now()
-        if self._began is None:
-            self._began = now
+    def report(self, what: str, done: int, total: int) -> None:
+        """Take note of progress: ``done`` of ``total`` parts of ``what``; 0 parts where they are not counted.
+
+        What stands behind a colon is about the part (``building: 3 bf16``), and does not begin a new step.
+        """
         if not what:
-            return self._last
-        step = f"{what}/{total}"
-        if step != self._step or done < self._first:
-            self._step, self._step_began, self._first = step, now, done
-        text = f"{what} ({min(done + 1, total)} of {total})" if total else what
-        elapsed, through = now - self._step_began, done - self._first
-        parts = [f"{duration(now - self._began)} so far"] if now - self._began >= PATIENCE else []
-        if total and through > 0 and elapsed >= PATIENCE:
-            parts.append(f"about {duration(elapsed / through * (total - done))} left of this step")
-        self._last = f"{text}  {', '.join(parts)}".rstrip()
-        return self._last
+            return
+        step = (what.partition(":")[0], total)
+        if step != self._step or done < self._done:
+            self._step_began, self._first = self._now(), done
+        self._what, self._step, self._done, self._total = what, step, done, total
+
+    def line(self, width: int | None = None) -> str:
+        """What is being done, for how long, and about how long this step will still take; the times are never cut off."""
+        total, step, whole = self._total, self._now() - self._step_began, self._now() - self._began
+        text = f"{self._what} ({min(self._done + 1, total)} of {total})" if total else self._what
+        parts = [f"{duration(whole)} so far"] if whole >= PATIENCE else []
+        through = self._done - self._first
+        if through > 0 and step >= PATIENCE and total > self._done:
+            parts.append(f"about {duration(step / through * (total - self._done))} left of this step")
+        times = "".join(f"  {part}" for part in [", ".join(parts)] if part)
+        room = len(text) if width is None else max(12, width - len(times))
+        return (text if len(text) <= room else text[: room - 1] + "…") + times
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.text import Text
+
+        yield Text(self.line(options.max_width - 1), no_wrap=True)
 
 
 def duration(seconds: float) -> str:
@@ -62,11 +74,6 @@ def progress(silent: bool) -> Iterator[Report | None]:
         yield None
         return
     clock = Clock()
-    with console.status("capturing the model") as status:
-
-        def report(what: str, done: int, total: int) -> None:
-            line = clock.line(what, done, total)
-            if line:
-                status.update(line)
-
-        yield report
+    clock.report("capturing the model", 0, 0)
+    with console.status(clock):  # drawn anew several times a second
+        yield clock.report

@@ -206,13 +206,31 @@ def test_a_plan_with_a_bar_is_a_plan_of_everything(folder: Path) -> None:
 def test_the_clock_says_what_is_left() -> None:
     time = 0.0
     clock = Clock(lambda: time)
-    assert clock.line("timing", 0, 10) == "timing (1 of 10)"
+    clock.report("timing", 0, 10)
+    assert clock.line() == "timing (1 of 10)"
     time = 6.0
-    assert clock.line("timing", 2, 10) == "timing (3 of 10)  6 s so far, about 24 s left of this step"
-    assert clock.line("", 0, 0).startswith("timing (3")
-    assert clock.line("solving", 0, 0) == "solving  6 s so far"
+    clock.report("timing", 2, 10)
+    assert clock.line() == "timing (3 of 10)  6 s so far, about 24 s left of this step"
+    clock.report("", 0, 0)
+    assert clock.line().startswith("timing (3")
+    clock.report("solving", 0, 0)
+    assert clock.line() == "solving  6 s so far"
     time = 100.0
-    assert clock.line("solving", 0, 0) == "solving  1:40 min so far"
+    assert clock.line() == "solving  1:40 min so far"
+    clock.report("timing", 8, 10)  # another step of the same name does not count from the first
+    time = 110.0
+    clock.report("timing", 9, 10)
+    assert clock.line() == "timing (10 of 10)  1:50 min so far, about 10 s left of this step"
+
+
+def test_a_narrow_line_keeps_the_times() -> None:
+    time = 0.0
+    clock = Clock(lambda: time)
+    clock.report("building a plan: 12 units w8a8, 3 bf16", 0, 4)
+    time = 10.0
+    clock.report("building a plan: 11 units w8a8, 4 bf16", 1, 4)  # the same step: another plan
+    assert clock.line(60) == "building a plan:…  10 s so far, about 30 s left of this step"
+    assert clock.line(200).startswith("building a plan: 11 units w8a8, 4 bf16 (2 of 4)  10 s")
 
 
 class Saved:

@@ -1,9 +1,8 @@
 """Mixed plans beside uniform precisions, on held-out data: ``python -m planish.bench.fronts``.
 
 Every bar of a model is searched for latency and for size. The trials that look best are built again, together with every
-uniform precision, judged on data that no search has met, and timed in turns. A mixed plan is compared with the fastest
-(smallest) uniform precision that is no worse than it on that data: what somebody who may choose one precision for the
-whole model would have to take to get as much.
+uniform precision, judged on data that no search has met, and timed in turns. A uniform precision that no other one beats is
+compared with the fastest (smallest) mixed plan that is no worse than it on that data.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from .chart import Point, scatter
 from .laboratory import Laboratory, uniform
 from .progress import say
 from .report import Floor, Row, Table
-from .subjects import Subject, chosen
+from .subjects import TOPICS, Subject, chosen
 
 OBJECTIVES = ("latency", "size")
 #: A mixed plan has to be this much faster, and one this much smaller.
@@ -66,6 +65,7 @@ def measure_one(subject: Subject, options: argparse.Namespace) -> dict[str, Any]
         if assignment not in plans.values():
             plans[name] = assignment
     points: dict[str, dict[str, Any]] = {}
+    perplexity: dict[str, float] = {}
     variants = {}
     try:
         for number, (name, assignment) in enumerate(plans.items()):
@@ -77,6 +77,10 @@ def measure_one(subject: Subject, options: argparse.Namespace) -> dict[str, Any]
                 failed[name] = str(error)
                 continue
             variants[name] = variant
+            if subject is TOPICS and name.removeprefix("all ") in INT8:
+                perplexity[name.removeprefix("all ")] = laboratory.judge(
+                    variant, "perplexity-ratio <= 1.001 mean"
+                ).value
             points[name] = {
                 "value": verdict.value, "bytes": variant.bytes, "uniform": name in uniforms, "mix": mix(assignment),
             }  # fmt: skip
@@ -87,10 +91,10 @@ def measure_one(subject: Subject, options: argparse.Namespace) -> dict[str, Any]
             variant.close()
     for name, point in points.items():
         point["median_ms"], point["rounds"] = statistics.median(times[name]["wall"]), len(times[name]["wall"])
-    (term,) = Bar.parse(subject.bars[0]).terms[:1]
+    (term,) = Bar.parse(subject.yardstick).terms
     return {
         "bars": list(bars), "metric": f"{term.metric} {term.statistic}", "upward": term.upward, "samples": laboratory.unseen,
-        "sizes": dict(subject.sizes), "others": others, "points": points, "failed": failed,
+        "sizes": dict(subject.sizes), "others": others, "points": points, "failed": failed, "perplexity": perplexity,
         "gains": gains(points, {name: t["wall"] for name, t in times.items()}, term.upward),
     }  # fmt: skip
 
@@ -137,31 +141,38 @@ def mix(assignment: Mapping[str, str]) -> str:
 
 def gains(
     points: Mapping[str, Mapping[str, Any]], rounds: Mapping[str, Sequence[float]], upward: bool
-) -> dict[str, dict[str, Any]]:
-    """The mixed plan that gains most over the uniform precisions of equal or better quality: ``latency`` and ``size``.
+) -> list[dict[str, Any]]:
+    """For each uniform precision that no other one beats, the fastest (smallest) mixed plan that is no worse than it.
 
     Args:
         points: name -> ``value``, ``bytes``, ``median_ms``, ``uniform``.
         rounds: name -> milliseconds of each round, in the same order for all.
         upward: whether a larger value is the better one.
+
+    Returns:
+        ``kind`` (latency or size), ``uniform``, ``plan``, and ``ratio``: the cost of the one over that of the other.
     """
-    found: dict[str, dict[str, Any]] = {}
-    for name, point in points.items():
-        if point["uniform"]:
-            continue
-        rivals = [
-            n for n, p in points.items()
-            if p["uniform"] and (p["value"] >= point["value"] if upward else p["value"] <= point["value"])
-        ]  # fmt: skip
-        if not rivals:
-            continue
-        fastest = min(rivals, key=lambda n: points[n]["median_ms"])
-        smallest = min(rivals, key=lambda n: points[n]["bytes"])
-        faster = statistics.median(b / o for b, o in zip(rounds[fastest], rounds[name], strict=True))
-        smaller = points[smallest]["bytes"] / point["bytes"]
-        for kind, rival, ratio in (("latency", fastest, faster), ("size", smallest, smaller)):
-            if kind not in found or ratio > found[kind]["ratio"]:
-                found[kind] = {"plan": name, "uniform": rival, "ratio": ratio}
+
+    def no_worse(name: str, other: str) -> bool:
+        sign = 1 if upward else -1
+        return bool(sign * points[name]["value"] >= sign * points[other]["value"])
+
+    uniforms = [name for name, point in points.items() if point["uniform"]]
+    found = []
+    for kind, cost in (("latency", "median_ms"), ("size", "bytes")):
+        for uniform_name in uniforms:
+            own = points[uniform_name][cost]
+            if any(no_worse(u, uniform_name) and points[u][cost] < own for u in uniforms):
+                continue
+            rivals = [n for n, p in points.items() if not p["uniform"] and no_worse(n, uniform_name)]
+            if not rivals:
+                continue
+            plan = min(rivals, key=lambda name: points[name][cost])
+            if kind == "latency":
+                ratio = statistics.median(b / o for b, o in zip(rounds[uniform_name], rounds[plan], strict=True))
+            else:
+                ratio = own / points[plan]["bytes"]
+            found.append({"kind": kind, "uniform": uniform_name, "plan": plan, "ratio": ratio})
     return found
 
 
@@ -170,13 +181,13 @@ def floors(figures: Mapping[str, Any]) -> list[Floor]:
     found = []
     for name, model in figures["models"].items():
         for kind, least, word in (("latency", FASTER, "faster"), ("size", SMALLER, "smaller")):
-            gain = model["gains"].get(kind)
-            what = f"{name}: a mixed plan is {word} than every uniform precision of its quality"
-            found.append(Floor(what, least, True, gain["ratio"] if gain else None, "×"))
-        if model["metric"].startswith("perplexity-ratio"):
-            int8 = [p["value"] for precision in INT8 if (p := model["points"].get(f"all {precision}"))]
-            more = 100 * (min(int8) - 1) if int8 else None
-            found.append(Floor(f"{name}: int8 adds to the perplexity", 100 * PERPLEXITY, False, more, " %"))
+            most = max((gain["ratio"] for gain in model["gains"] if gain["kind"] == kind), default=None)
+            what = f"{name}: a mixed plan is {word} than a best uniform precision, and no worse"
+            found.append(Floor(what, least, True, most, "×"))
+        for precision, value in model["perplexity"].items():
+            found.append(
+                Floor(f"{name}: {precision} adds to the perplexity", 100 * PERPLEXITY, False, 100 * (value - 1), " %")
+            )
     return found
 
 
@@ -184,18 +195,18 @@ def tables(figures: Mapping[str, Any]) -> list[Table]:
     """The best gains of each model; then its plans, those that another plan beats in everything left out."""
     rows: list[Row] = []
     for name, model in figures["models"].items():
-        for kind, gain in model["gains"].items():
-            plan, rival = model["points"][gain["plan"]], model["points"][gain["uniform"]]
+        for gain in model["gains"]:
+            kind, plan, rival = gain["kind"], model["points"][gain["plan"]], model["points"][gain["uniform"]]
             rows.append(
                 [
                     name, kind, plan["mix"], gain["uniform"].removeprefix("all "), _cost(kind, plan), _cost(kind, rival),
                     f"{gain['ratio']:.2f}×", _value(plan["value"]), _value(rival["value"]),
                 ]
             )  # fmt: skip
-    header = ["", "for", "mixed plan", "best uniform", "mixed", "uniform", "gain", "quality, mixed", "uniform"]
+    header = ["", "for", "mixed plan", "uniform precision", "mixed", "uniform", "gain", "quality, mixed", "uniform"]
     note = (
-        "Quality is the metric named below on data that no search has met; the uniform precision is the fastest (smallest) whose "
-        "quality there is no worse. Times: medians of interleaved rounds on one core; sizes: weights and code."
+        "For each uniform precision that no other one beats, the fastest (smallest) mixed plan that is no worse on data that no "
+        "search has met, by the metric named below. Times: medians of interleaved rounds on one core; sizes: weights and code."
     )
     return [Table("Mixed plans beside uniform precisions", header, rows, note)] + [
         _front_table(name, model) for name, model in figures["models"].items()
@@ -246,8 +257,7 @@ def charts(figures: Mapping[str, Any]) -> dict[str, str]:
             continue
         metric, _, statistic = model["metric"].partition(" ")
         bounded = model["upward"] and max(p["value"] for p in model["points"].values()) <= 1 + 1e-6
-        surplus = metric == "perplexity-ratio"
-        y_name = "1 − " + metric if bounded else metric + " − 1" if surplus else metric
+        y_name = f"1 − {metric}" if bounded else metric
         sizes = ", ".join(f"{dim} {size}" for dim, size in model["sizes"].items())
         note = (
             "orange: planish (rings: one precision for the whole model); "
@@ -258,17 +268,13 @@ def charts(figures: Mapping[str, Any]) -> dict[str, str]:
             ("size", "MB", lambda p: p["bytes"] / 1e6),
         ):
             points = [
-                Point(of(p), _lost(p["value"], bounded, surplus), "uniform" if p["uniform"] else "ours",
+                Point(of(p), 1 - p["value"] if bounded else p["value"], "uniform" if p["uniform"] else "ours",
                       plan.removeprefix("all ") if p["uniform"] else "")
                 for plan, p in model["points"].items() if np.isfinite(p["value"])
             ]  # fmt: skip
             slug = "-".join(name.lower().split())
             found[f"{slug}-{cost}"] = scatter(f"{name}: quality against {cost}", note, x_name, y_name, points)
     return found
-
-
-def _lost(value: float, bounded: bool, surplus: bool) -> float:
-    return 1 - value if bounded else value - 1 if surplus else value
 
 
 def arguments(parser: Any) -> None:

@@ -108,8 +108,8 @@ class Laboratory:
 
     # -- judging -------------------------------------------------------------------------------------------------------
     def judge(self, variant: Variant, bar: str | None = None) -> Verdict:
-        """What the unseen samples say of a variant, by the (first) term of ``bar`` (None: the subject's first bar)."""
-        parsed = Bar.parse(bar or self.subject.bars[0])
+        """What the unseen samples say of a variant, by the first term of ``bar`` (None: the subject's yardstick)."""
+        parsed = Bar.parse(bar or self.subject.yardstick)
         scorer = Scorer(parsed, self.subject.score_function(), self._captured.output_names)
         if self._references is None:
             plain = self.build({})

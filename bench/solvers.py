@@ -83,7 +83,7 @@ def measure_one(subject: Subject, options: argparse.Namespace) -> dict[str, Any]
             }  # fmt: skip
         rows.append({"limit": share, "solvers": cells})
     rounds = {key: t["wall"] for key, t in times.items()}
-    (term,) = Bar.parse(bar).terms[:1]
+    (term,) = Bar.parse(subject.yardstick).terms
     return {
         "bar": bar, "metric": f"{term.metric} {term.statistic}", "samples": laboratory.unseen, "others": others,
         "sizes": dict(subject.sizes), "plans": len(plans), "rows": rows,

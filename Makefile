@@ -13,10 +13,10 @@ PLUGIN := $(VENV)/.plugin
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs clean
+.PHONY: help demo test check bench bench-search docs clean
 
 help:  ## what can be made
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## */  make \1#/' | column -t -s '#'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1#/' | column -t -s '#'
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit("planish needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
@@ -51,6 +51,10 @@ check: $(STAMP)  ## formatting, lint, types, layering
 bench: $(STAMP)  ## side by side with the peers (sets up bench/.peers-venv on first use)
 	$(BIN)/python bench/peers/setup.py $(if $(INDEX),--index $(INDEX))
 	$(BIN)/python -m planish.bench $(ARGS)
+
+bench-search: $(STAMP)  ## what the search promises, measured; ARGS="bars fronts solvers promise endtoend" chooses, --quick looks
+	$(BIN)/python bench/peers/setup.py $(if $(INDEX),--index $(INDEX))
+	$(BIN)/python -m planish.bench.search $(ARGS)
 
 docs: $(STAMP)  ## write docs/cli.md, docs/ops.md and docs/result.svg anew from the program and the measured figures
 	$(BIN)/python docs/make_cli_reference.py

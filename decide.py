@@ -22,6 +22,7 @@ from .compiler.target import Target
 from .passes.weights.store import WeightStore
 from .runtime.machine import cpu_name
 from .search.budget import CONFIDENCE, COVERAGE, Bar
+from .search.calibration import calibrated_on
 from .search.effort import find_effort
 from .search.executor import executor as open_executor
 from .search.journal import Journal
@@ -120,10 +121,8 @@ def decide(
         workload = Workload([sizes_of(graph.inputs, example)], workload.threads)
     workload.check(graph.symbols)
     store = WeightStore()
-    batches: list[Mapping[str, np.ndarray]] = [
-        batch.inputs for batch in splits.calibration.sample(effort.calibration, wish.seed).batches
-    ]
     units = find_units(graph, target, pins)
+    batches = calibrated_on(splits.calibration, graph, units, effort.calibration, wish.seed)
     request = Request(
         graph, units, pins, bar, scorer, splits, wish.objective, effort, workload.weights, wish.coverage, wish.confidence,
         wish.seed,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -26,8 +26,8 @@ from .windows import windows
 
 Batches = Sequence[Mapping[str, np.ndarray]]
 
-#: Rows kept of an input.
-MOST_ROWS = 256
+#: Rows kept of an input: a sample, and of a static one those that reach furthest.
+MOST_ROWS, MOST_EXTREMES = 256, 64
 #: Part of the model's size that the second moments of one sweep may take.
 _SHARE = 0.25
 
@@ -159,11 +159,9 @@ class _Gatherer:
         if gathered:
             key = ("statistics", *self.key)
             store.drop(key)
-            store.get(
-                key, lambda: Statistics(found.rows, found.low, found.high, found.seen, found.channels, found.tensor)
-            )
+            store.get(key, lambda: replace(found, moment=None))
         if self.moment is not None:
-            found.moment = self.moment.mean()
+            found.moment = self.moment.take()
             self.moment = None
         return found
 
@@ -192,6 +190,8 @@ class _Gatherer:
             if self.moment is not None:
                 self.moment.add(rows)
         self.statistics.merge(sample, low, high, seen, self.rng, MOST_ROWS)
+        if self.wants_histogram and self.conv is None:
+            self.statistics.keep_extremes(rows, MOST_EXTREMES)
 
     def _check(self, low: np.ndarray, high: np.ndarray) -> None:
         if not np.isfinite(low).all() or not np.isfinite(high).all():

@@ -74,6 +74,7 @@ class Statistics:
 
     Attributes:
         rows: f32 ``[M, K]``, a bounded sample in which each row seen had the same chance; of a convolution, windows.
+        extremes: f32 ``[E, K]``, the rows that reached furthest, channels measured by what they had reached till then.
         low, high: f32 ``[K]``, exact ends of each channel; of a convolution ``[1]``, of the whole input.
         seen: how many rows there were.
         channels: histograms of the channels; None if nobody asked.
@@ -82,6 +83,7 @@ class Statistics:
     """
 
     rows: np.ndarray | None = None
+    extremes: np.ndarray | None = None
     low: np.ndarray | None = None
     high: np.ndarray | None = None
     seen: int = 0
@@ -96,15 +98,27 @@ class Statistics:
         if self.rows is None or self.low is None or self.high is None:
             self.rows, self.low, self.high, self.seen = sample.copy(), low, high, seen
             return
-        merged = np.concatenate([self.rows, sample])
-        if len(merged) > most:
-            # a row stands for as many as its sample was drawn from
-            chance = np.concatenate(
-                [np.full(len(self.rows), self.seen / len(self.rows)), np.full(len(sample), seen / len(sample))]
-            )
-            merged = merged[rng.choice(len(merged), most, replace=False, p=chance / chance.sum())]
-        self.rows, self.seen = merged, self.seen + seen
+        kept = self.rows
+        if len(kept) + len(sample) > most:
+            # as many of either as fall to it when `most` are drawn from all rows; both are even samples themselves
+            fresh = int(rng.hypergeometric(seen, self.seen, most))
+            sample = sample[rng.choice(len(sample), fresh, replace=False)]
+            kept = kept[rng.choice(len(kept), most - fresh, replace=False)]
+        self.rows, self.seen = np.concatenate([kept, sample]), self.seen + seen
         self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
+
+    def keep_extremes(self, rows: np.ndarray, most: int) -> None:
+        """Of ``rows`` and those kept, keep the ``most`` that reach furthest (after :meth:`merge`).
+
+        A row is measured by the mean of the eighth powers of its channels, each relative to the furthest that channel has
+        reached: high where many of them are near their ends, or one is alone there."""
+        assert self.low is not None and self.high is not None
+        reach = np.maximum(np.maximum(-self.low, self.high), np.finfo(np.float32).tiny)
+        kept = rows if self.extremes is None else np.concatenate([self.extremes, rows])
+        if len(kept) > most:
+            far = np.square(np.square(np.square(kept / reach))).mean(axis=1)
+            kept = kept[np.sort(np.argpartition(-far, most)[:most])]
+        self.extremes = kept.copy()
 
 
 @dataclass(frozen=True)
@@ -224,7 +238,8 @@ def _of_linears(
     smoothing, fixed, before = Smoothing(), None, None
     if is_static(precision):
         assert statistics.channels is not None
-        chosen = choose_smoothed(rows, statistics.channels, weights, asked, smooth=method.smooths)
+        extremes = rows[:0] if statistics.extremes is None else statistics.extremes
+        chosen = choose_smoothed(rows, extremes, statistics.channels, weights, asked, smooth=method.smooths)
         smoothing, fixed, before = chosen.smoothing, chosen.range, chosen.plain_error
     elif precision.activation.dynamic and method.smooths:
         smoothing = choose(rows, low, high, weights, precision.weight)

@@ -15,7 +15,9 @@ BINS = 4096
 #: Bins of a channel's histogram.
 CHANNEL_BINS = 256
 #: Points that stand for a bin of a channel when it is spread over the finer bins of a tensor.
-_POINTS = 8
+_POINTS = 4
+#: Channels that are spread at a time, which bounds what is held.
+_TOGETHER = 64
 
 
 def _exponents(low: np.ndarray, high: np.ndarray, bins: int) -> np.ndarray:
@@ -77,7 +79,7 @@ class Histogram:
         if not empty:
             place = ((np.arange(bins) + self.first) >> (exponent - self.exponent)) - first
             held = self.counts > 0
-            self.counts = np.bincount(place[held], self.counts[held], minlength=bins)
+            self.counts = np.bincount(place[held], self.counts[held], minlength=bins).astype(np.float64)
         self.exponent, self.first = exponent, first
 
     @property
@@ -94,10 +96,14 @@ class Histogram:
         """f64 ``[bins + 1]``: the ends of the bins, cut off at what was seen."""
         return np.clip((np.arange(len(self.counts) + 1) + self.first) * self.width, self.low, self.high)
 
-    def points(self) -> tuple[np.ndarray, np.ndarray]:
-        """The middles of the bins that hold something, and their counts."""
-        edges, held = self.edges(), self.counts > 0
-        return ((edges[:-1] + edges[1:]) / 2)[held], self.counts[held]
+    def points(self, most: int = BINS) -> tuple[np.ndarray, np.ndarray]:
+        """The middles of the bins that hold something, and their counts; neighbouring bins are merged into at most ``most``."""
+        edges, step = self.edges(), -(-len(self.counts) // most)
+        middles = (edges[:-1] + edges[1:]) / 2
+        counts = self.counts.reshape(-1, step).sum(axis=1)
+        held = counts > 0
+        sums = (middles * self.counts).reshape(-1, step).sum(axis=1)
+        return sums[held] / counts[held], counts[held]
 
 
 class ChannelHistograms:
@@ -150,23 +156,35 @@ class ChannelHistograms:
             self.counts[moved] = found.reshape(counts.shape).astype(np.uint32)
         self._exponent, self._first = exponent, first
 
+    def _spread(self, start: int, end: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of the channels ``start .. end``: the channel of each bin that holds something ``[B]``, points that stand for it
+        ``[B, _POINTS]``, and their weights ``[B * _POINTS]``."""
+        channel, at = np.nonzero(self.counts[start:end])
+        weights = np.repeat(self.counts[start + channel, at] / _POINTS, _POINTS)
+        channel += start
+        points = (np.arange(_POINTS) + 0.5) / _POINTS + (self._first[channel] + at)[:, None]
+        points *= np.ldexp(1.0, self._exponent[channel])[:, None]
+        # what the ends of a channel cut off
+        np.clip(points, self.low[channel, None], self.high[channel, None], out=points)
+        return channel, points, weights
+
     def tensor(self, scale: np.ndarray | None = None, shift: np.ndarray | None = None) -> Histogram:
         """The histogram of ``(x - shift) / scale`` over all channels (f32 ``[K]`` each, scales positive); its ends are exact, a
         value is placed within the bin of its channel."""
-        channel, at = np.nonzero(self.counts)
-        points = (np.arange(_POINTS) + 0.5) / _POINTS + (self._first[channel] + at)[:, None]
-        points *= np.ldexp(1.0, self._exponent[channel])[:, None]
-        weights = np.repeat(self.counts[channel, at] / _POINTS, _POINTS)
-        # what the ends of a channel cut off
-        np.clip(points, self.low[channel, None], self.high[channel, None], out=points)
         low, high = self.low.astype(np.float64), self.high.astype(np.float64)
         if shift is not None:
-            points -= shift[channel, None]
             low, high = low - shift, high - shift
         if scale is not None:
-            points /= scale[channel, None]
             low, high = low / scale, high / scale
         found = Histogram()
         found.add(np.array([low.min(), high.max()]), np.zeros(2))
-        found.add(points, weights)
+        for start in range(0, len(self.low), _TOGETHER):
+            channel, points, weights = self._spread(start, start + _TOGETHER)
+            if shift is not None:
+                points -= shift[channel, None]
+            if scale is not None:
+                points /= scale[channel, None]
+            found.add(
+                np.clip(points, found.low, found.high, out=points), weights
+            )  # arithmetic may round beyond the ends
         return found

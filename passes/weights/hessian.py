@@ -25,9 +25,10 @@ class SecondMoment:
             torch.from_numpy(self._sum).addmm_(rows.T, rows)
         self.rows += len(x)
 
-    def mean(self) -> np.ndarray:
-        """f32 ``[K, K]``."""
-        return self._sum / np.float32(max(self.rows, 1))
+    def take(self) -> np.ndarray:
+        """The mean f32 ``[K, K]``; it is handed over, and nothing may be counted after."""
+        self._sum /= np.float32(max(self.rows, 1))
+        return self._sum
 
     @property
     def bytes(self) -> int:

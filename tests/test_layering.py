@@ -34,6 +34,7 @@ PLACES = {
         "compiler/capture/",
         "compiler/reference",
         "compiler/interpret",
+        "search/sensitivity/",
         "passes/weights/",
         "search/",
         "driver",

@@ -72,20 +72,21 @@ def _estimate(context: Context, task: Passes) -> list[dict[Choice, Losses]]:
         for index, unit in enumerate(context.units):
             pieces = Replay.pieces_of(context.graph, context.nodes(unit.name))
             candidates = [p for p in unit.candidates if p != FLOAT]
-            for held in group if candidates else ():
-                errors: dict[Value, list[Tensor]] = defaultdict(list)
-                for precision in candidates:
-                    for nodes in pieces:
-                        small = variants(index, nodes, precision)
+            errors: list[dict[Value, list[Tensor]]] = [defaultdict(list) for _ in group]
+            for precision in candidates:
+                for nodes in pieces:
+                    small = variants(index, nodes, precision)
+                    for held, wrong in zip(group, errors, strict=True):
                         made = small({v.name: t for v, t in held.operands.items()}, held.env)
                         for v, t in zip((v for n in nodes for v in n.outputs), made, strict=True):
-                            errors[v].append(t.float() - held.operands[v].float())
+                            wrong[v].append(t.float() - held.operands[v].float())
+                variants.forget()  # weights of one candidate at a time
+            for held, wrong in zip(group if candidates else (), errors, strict=bool(candidates)):
                 rows = context.batches[held.batch].rows
                 for kind, gradients in zip(compared, held.gradients, strict=True):
-                    losses = _losses(gradients, errors, len(candidates), rows, symbol, task)
+                    losses = _losses(gradients, wrong, len(candidates), rows, symbol, task)
                     for precision, loss in zip(candidates, losses, strict=True):
                         found[held.batch].setdefault((unit.name, precision), {}).update(dict.fromkeys(kind.terms, loss))
-            variants.forget()
     return [found[b] for b in task.batches]
 
 

@@ -64,6 +64,9 @@ class DType(StrEnum):
         raise TypeError(f"arrays of {array.dtype} are not supported")
 
 
+#: Elements that are converted at a time.
+_PIECE = 1 << 18
+
 floats = frozenset(d for d in DType if d.is_float)
 
 
@@ -104,9 +107,14 @@ class TensorType:
 
 def float_to_bf16(array: np.ndarray) -> np.ndarray:
     """Round float32 to bfloat16 (nearest even; NaN stays NaN) as ``uint16``."""
-    bits = np.ascontiguousarray(array, dtype=np.float32).view(np.uint32)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    return np.where(np.isnan(array), np.uint32(0x7FC0), rounded).astype(np.uint16).reshape(np.shape(array))
+    flat = np.ascontiguousarray(array, dtype=np.float32).reshape(-1)
+    result = np.empty(flat.shape, np.uint16)
+    for start in range(0, flat.size, _PIECE):  # a table of embeddings would need several times its size in between
+        part = flat[start : start + _PIECE]
+        bits = part.view(np.uint32)
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        result[start : start + _PIECE] = np.where(np.isnan(part), np.uint32(0x7FC0), rounded)
+    return result.reshape(np.shape(array))
 
 
 def bf16_to_float(array: np.ndarray) -> np.ndarray:

@@ -34,7 +34,6 @@ PLACES = {
         "compiler/capture/",
         "compiler/reference",
         "compiler/interpret",
-        "search/sensitivity/",
         "passes/weights/",
         "search/",
         "driver",

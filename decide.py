@@ -120,12 +120,12 @@ def decide(
     if not any(workload.dims):  # threads alone were asked for
         workload = Workload([sizes_of(graph.inputs, example)], workload.threads)
     workload.check(graph.symbols)
-    store = WeightStore()
+    store = WeightStore(effort.weights)
     units = find_units(graph, target, pins)
     batches = calibrated_on(splits.calibration, graph, units, effort.calibration, wish.seed)
     request = Request(
         graph, units, pins, bar, scorer, splits, wish.objective, effort, workload.weights, wish.coverage, wish.confidence,
-        wish.seed,
+        wish.seed, batches,
     )  # fmt: skip
     words: dict[str, Any] = {
         "workload": workload.to_data(),

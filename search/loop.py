@@ -18,14 +18,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from ..compiler.errors import BudgetError
 from ..compiler.graph import Graph
-from ..compiler.plan import Plan
+from ..compiler.plan import Plan, find_precision
 from ..passes.weights.store import WeightStore
 from .budget import Bar, Verdict, fixed_sequence
 from .cost import CostTable
@@ -36,6 +36,7 @@ from .margin import FAR
 from .metrics import Scorer
 from .samples import Splits
 from .sensitivity import METHODS, Job, Table, pairwise
+from .sensitivity.variants import calibrate_units
 from .solve import Solution, solve
 from .trials import Judge, Outputs, Tools, Trial, Variant, key_of
 from .units import Unit, plan_of
@@ -58,6 +59,7 @@ class Request:
         objective: ``latency``, ``size`` or ``latency then size``.
         shares: weight of every point of the workload, summing to 1.
         coverage, confidence: of the promise.
+        batches: what the builds calibrate on.
     """
 
     graph: Graph
@@ -72,6 +74,7 @@ class Request:
     coverage: float
     confidence: float
     seed: int
+    batches: Sequence[Mapping[str, np.ndarray]]
 
 
 @dataclass
@@ -209,10 +212,11 @@ class Search:
         key = key_of({u.name: ",".join(u.candidates) for u in self.units})
         kept = self.journal.get("costs", key)
         known = {p: self.journal.get("trial", key_of(a)) for p, a in uniform.items()}
-        if kept is not None and all(known.values()):
+        if kept is not None and all(known[p] for p, a in uniform.items() if not any(map(_takes_long, a.values()))):
             self.costs = CostTable.from_data(kept)
             for precision, assignment in uniform.items():
-                self._recall(self._new_trial(assignment, "uniform", precision), known[precision])
+                if known[precision]:
+                    self._recall(self._new_trial(assignment, "uniform", precision), known[precision])
         else:
             self._build_uniform(floats, uniform)
             assert self.costs is not None
@@ -223,23 +227,43 @@ class Search:
             self.units = [_without(u, {p for (name, p) in slower if name == u.name}) for u in self.units]
         self.pointless = pointless(self.units, self.costs, self.request.objective)
         self.units = [_without(u, {p for (name, p) in self.pointless if name == u.name}) for u in self.units]
+        self._build_kept(uniform)
         self._ended("cost")
 
     def _build_uniform(self, floats: dict[str, str], uniform: Mapping[str, dict[str, str]]) -> None:
+        """Time the kernels of every precision. Weights whose making takes long are made plainly: their bytes do not matter
+        to a kernel's time, and most of these precisions will be dropped. Such a variant's quality means nothing, so it is no
+        trial; :meth:`_build_kept` makes one of those that stay."""
         builds = [(floats, self.tools.costs([self.float])[0])]
+        timed: list[tuple[dict[str, str], float]] = []
         for number, (precision, assignment) in enumerate(uniform.items()):
             self._say(f"building the model in {precision} to time its kernels", number, len(uniform))
-            variant = self.tools.build(self._plan(assignment))
+            slow = [p for p in set(assignment.values()) if _takes_long(p)]
+            variant = self.tools.build(self._plan(assignment, plainly=slow))
             builds.append((assignment, self.tools.costs([variant])[0]))
             beside, own = self.tools.clock([self.float, variant])
+            timed.append((assignment, own * self.float_seconds / beside))
+            if slow:
+                variant.close()
+                continue
             trial = self._new_trial(assignment, "uniform", precision)
-            trial.seconds, trial.bytes = own * self.float_seconds / beside, variant.bytes
+            trial.seconds, trial.bytes = timed[-1][1], variant.bytes
             self._judge(trial, variant)
             self._keep(trial, variant)
         self.costs = CostTable(self.units, builds, self.request.shares)
         self.costs.observe(floats, self.float_seconds)
-        for trial in self.trials[1:]:
-            self.costs.observe(trial.assignment, trial.seconds)
+        for assignment, seconds in timed:
+            self.costs.observe(assignment, seconds)
+
+    def _build_kept(self, uniform: Mapping[str, dict[str, str]]) -> None:
+        """Trials of the precisions that are slow to make and were not dropped: for the report, and for what comes after."""
+        assert self.costs is not None
+        kept = {p for u in self.units for p in u.candidates}
+        wanted = [(p, a) for p, a in uniform.items() if p in kept and _takes_long(p) and self._known(a) is None]
+        for number, (precision, assignment) in enumerate(wanted):
+            if not self._late():
+                seconds = self.costs.predict(assignment)[0]
+                self._try(assignment, "uniform", number, len(wanted), seconds, label=precision)
 
     # -- loss --------------------------------------------------------------------------------------------------------
     def _estimate_losses(self) -> None:
@@ -250,6 +274,7 @@ class Search:
             request.graph, self.units, chosen, self._outputs(chosen), request.scorer, self.store, self.tools.progress,
             self.executor, request.seed, self.journal.reader("loss"), self.journal.writer("loss"),
         )  # fmt: skip
+        calibrate_units(request.graph, self.units, request.batches, self.store, self.tools.progress)
         self.table = METHODS[effort.sensitivity]().table(job)
         if effort.pairs:
             pairwise(job, self.table, effort.pairs)
@@ -395,8 +420,9 @@ class Search:
         total: int,
         predicted: float,
         rival: Trial | None = None,
+        label: str | None = None,
     ) -> Trial:
-        trial = self._new_trial(assignment, stage, _mix(self.units, assignment))
+        trial = self._new_trial(assignment, stage, label or _mix(self.units, assignment))
         trial.predicted = predicted
         kept = self.journal.get("trial", key_of(assignment))
         if kept is not None:
@@ -469,8 +495,13 @@ class Search:
     def _known(self, assignment: Mapping[str, str]) -> Trial | None:
         return next((t for t in self.trials if t.assignment == assignment), None)
 
-    def _plan(self, assignment: Mapping[str, str]) -> Plan:
-        return plan_of(self.request.units, assignment, self.request.pins)
+    def _plan(self, assignment: Mapping[str, str], plainly: Sequence[str] = ()) -> Plan:
+        """The plan of an assignment, with the methods of this effort where no pin names one; weights of the precisions
+        ``plainly`` are rounded to nearest."""
+        methods = {**self.request.effort.weights, **dict.fromkeys(plainly, "rtn")}
+        pinned = set(self.request.pins.rules)
+        plan = plan_of(self.request.units, assignment, self.request.pins)
+        return Plan(tuple(r if r in pinned else replace(r, weights=methods.get(r.precision.name)) for r in plan.rules))
 
     def _tried(self, unit: Unit) -> Unit:
         effort, objective = self.request.effort, self.request.objective
@@ -579,6 +610,13 @@ def _uniform(unit: Unit, precision: str) -> str:
     return FLOAT if FLOAT in unit.candidates else unit.candidates[0]
 
 
+def _takes_long(precision: str) -> bool:
+    """Whether weights of this precision take long to make: they are fitted to the data one by
+    one, and where low precision is for speed alone they are not wanted in the end."""
+    found = find_precision(precision)
+    return not found.weight.is_float and (found.weight.dtype == "i4" or found.activation.is_float)
+
+
 def _mix(units: Sequence[Unit], assignment: Mapping[str, str]) -> str:
     """An assignment in words: "12 w8a8, 6 bf16, 1 f32"."""
     counts: dict[str, int] = {}
@@ -588,8 +626,6 @@ def _mix(units: Sequence[Unit], assignment: Mapping[str, str]) -> str:
 
 
 def _with(unit: Unit, kept: Sequence[str]) -> Unit:
-    from dataclasses import replace
-
     return replace(unit, candidates=tuple(kept))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -29,7 +29,10 @@ class WeightStore:
         reused: how many requests found theirs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, methods: Mapping[str, str] | None = None) -> None:
+        """An empty store; ``methods``: name of a precision -> the method that this search makes its weights with, where that is
+        not the default."""
+        self.methods = dict(methods or {})
         self.made = 0
         self.reused = 0
         self._data = ""

@@ -41,7 +41,8 @@ def quantise(graph: Graph, nodes: Sequence[Node], precision: str, store: WeightS
     from ...passes.quantize import quantized
     from ...passes.weights.store import WeightStore
 
-    return quantized(graph, nodes, find_precision(precision), store=WeightStore() if store is None else store)
+    store = WeightStore() if store is None else store
+    return quantized(graph, nodes, find_precision(precision), store=store, weights=store.methods.get(precision))
 
 
 def calibrate_units(
@@ -72,7 +73,7 @@ def calibrate_units(
         if unit.kind != "embedding"  # rows of a table are rounded whatever looks them up
         for precision in unit.candidates
         if precision != FLOAT
-        for request in requests_of(nodes_of(graph, unit), find_precision(precision))
+        for request in requests_of(nodes_of(graph, unit), find_precision(precision), store.methods.get(precision))
     ]
     calibrate(graph, requests, batches, store, PassContext(progress=progress))
 

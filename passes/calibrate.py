@@ -64,6 +64,9 @@ def calibrate(
     )
     if not batches:
         return
+    for request in [r for r in waiting if not needs(graph, r).rows]:  # the rows of a table, whatever looks them up
+        waiting.remove(request)
+        store.get(recipe_key(graph, request, store), partial(make_recipe, graph, request, None))
     model = sum(a.nbytes for a in graph.constants.values())
     sweeps = list(_sweeps(graph, waiting, share * model))
     for number, sweep in enumerate(sweeps):

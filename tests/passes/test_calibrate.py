@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from planish.compiler import interpret as interpreting
+from planish.compiler.capture.torch_export import capture
 from planish.compiler.errors import UsageError
 from planish.compiler.graph import Graph, Node
 from planish.compiler.pass_protocol import PassContext
@@ -234,3 +235,24 @@ def test_windows_times_weights_are_the_convolution(conv: nn.Module) -> None:
     np.testing.assert_allclose(got, want, atol=1e-4)
     some = windows(x.numpy(), node, 5, np.random.default_rng(0))
     assert {r.tobytes() for r in some} <= {r.tobytes() for r in found} and len(some) == 5
+
+
+def test_a_table_is_rounded_whatever_looks_it_up(runs: list[int]) -> None:
+    """Ids of any length are no rows to gather statistics of."""
+
+    class Lookup(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(20, 8)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(self.table(ids))
+
+    seq = torch.export.Dim("seq", min=1, max=16)
+    program = torch.export.export(Lookup(), (torch.zeros(1, 4, dtype=torch.int64),), dynamic_shapes=({1: seq},))
+    graph, store = capture(program).graph, WeightStore()
+    nodes = [n for n in graph.nodes if n.op in ("embedding", "gather")]
+    asked = requests_of(nodes, PRECISIONS["w8a16"])
+    name = graph.inputs[0].name
+    calibrate(graph, asked, [{name: np.zeros((1, n), np.int64)} for n in (3, 7)], store)
+    assert len(asked) == 1 and recipe_key(graph, asked[0], store) in store and not runs

@@ -96,15 +96,15 @@ def draw_windows(count: int, seed: int) -> Draw:
 
 POPULATIONS = (
     Population(
-        "digits CNN", "digits", "cnn", draw_digits, "kl <= 0.003 each", {"batch": 8},
+        "digits CNN", "digits", "cnn", draw_digits, "kl <= 2e-4 each", {"batch": 8},
         "digits moved by up to a pixel, darkened, with noise",
     ),
     Population(
-        "digits ViT", "digits", "vit", draw_digits, "kl <= 0.003 each", {"batch": 8},
+        "digits ViT", "digits", "vit", draw_digits, "kl <= 6e-4 each", {"batch": 8},
         "digits moved by up to a pixel, darkened, with noise",
     ),
     Population(
-        "language model", "topics", "model", draw_windows, "kl <= 0.002 each", {"batch": 1, "seq": 32},
+        "language model", "topics", "model", draw_windows, "kl <= 1.5e-4 each", {"batch": 1, "seq": 32},
         "windows of 32 tokens at random places",
     ),
 )  # fmt: skip

@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+import numpy as np
+
 from ..compiler.errors import PlanishError
 from ..search.budget import Bar
 from ..search.cost import CostTable
@@ -27,7 +29,7 @@ from .report import Floor, Row, Table
 from .subjects import Subject, chosen
 
 #: Limits on the added losses, as shares of what the fastest plan of all loses.
-LIMITS = (0.02, 0.05, 0.1, 0.2, 0.35, 0.6)
+LIMITS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.45, 0.7)
 #: Name of a solver -> objective and method.
 SOLVERS: dict[str, tuple[str, Literal["milp", "greedy"]]] = {
     "planish": ("latency", "milp"),
@@ -53,7 +55,7 @@ def measure_one(subject: Subject, options: argparse.Namespace) -> dict[str, Any]
         say(f"{subject.name}: {error}")
         return {"failed": str(error), "rows": []}
     problem = Problem(laboratory.units, record)
-    limits = LIMITS[1:4] if options.quick else LIMITS
+    limits = LIMITS[1:8:2] if options.quick else LIMITS
     solved = {share: {name: problem.solve(share, *how) for name, how in SOLVERS.items()} for share in limits}
     plans: list[dict[str, str]] = []
     for by_solver in solved.values():
@@ -70,6 +72,7 @@ def measure_one(subject: Subject, options: argparse.Namespace) -> dict[str, Any]
     finally:
         for variant in variants.values():
             variant.close()
+    (term,) = Bar.parse(subject.yardstick).terms
     rows = []
     for share, by_solver in solved.items():
         cells: dict[str, Any] = {}
@@ -79,16 +82,15 @@ def measure_one(subject: Subject, options: argparse.Namespace) -> dict[str, Any]
             key = str(plans.index(found))
             cells[name] = {
                 "plan": key, "median_ms": statistics.median(times[key]["wall"]), "value": values[key],
-                "loss": problem.share_of(found),
+                "lost": float(term.kind.loss(np.array([values[key]]))[0]), "added": problem.share_of(found),
             }  # fmt: skip
         rows.append({"limit": share, "solvers": cells})
     rounds = {key: t["wall"] for key, t in times.items()}
-    (term,) = Bar.parse(subject.yardstick).terms
     return {
         "bar": bar, "metric": f"{term.metric} {term.statistic}", "samples": laboratory.unseen, "others": others,
         "sizes": dict(subject.sizes), "plans": len(plans), "rows": rows,
         "limits": at_equal_limits(rows, rounds),
-        "quality": at_equal_quality(rows, rounds, term.upward),
+        "quality": at_equal_quality(rows),
     }  # fmt: skip
 
 
@@ -165,20 +167,28 @@ def at_equal_limits(rows: Sequence[Mapping[str, Any]], rounds: Mapping[str, Sequ
     return found
 
 
-def at_equal_quality(
-    rows: Sequence[Mapping[str, Any]], rounds: Mapping[str, Sequence[float]], upward: bool
-) -> dict[str, list[float]]:
-    """Rival -> for each of its plans how many times faster our fastest plan of no worse held-out quality is."""
+def at_equal_quality(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Rival -> for each of its plans how many times faster ours is at the same loss on unseen data.
+
+    Ours is read off the line through our plans that nothing of ours beats, logarithms of milliseconds over logarithms of
+    losses, as one reads rates off two curves of a codec (Bjontegaard, "Calculation of average PSNR differences between
+    RD-curves", VCEG-M33, 2001). A plan that is better than all of ours has no counterpart; one that is worse than all, our
+    fastest.
+    """
     own = [row["solvers"]["planish"] for row in rows if "planish" in row["solvers"]]
+    curve: list[Mapping[str, Any]] = []
+    for point in sorted((p for p in own if p["lost"] > 0), key=lambda p: (p["lost"], p["median_ms"])):
+        if not curve or point["median_ms"] < curve[-1]["median_ms"]:
+            curve.append(point)
     found: dict[str, list[float]] = {}
+    if not curve:
+        return found
+    losses, times = (np.log([point[key] for point in curve]) for key in ("lost", "median_ms"))
     for row in rows:
         for name, rival in row["solvers"].items():
-            if name == "planish":
-                continue
-            equal = [o for o in own if (o["value"] >= rival["value"] if upward else o["value"] <= rival["value"])]
-            if equal:
-                best = min(equal, key=lambda o: o["median_ms"])
-                found.setdefault(name, []).append(_ratio(rounds, rival["plan"], best["plan"]))
+            if name != "planish" and rival["lost"] >= curve[0]["lost"]:
+                equal = float(np.exp(np.interp(np.log(rival["lost"]), losses, times)))
+                found.setdefault(name, []).append(rival["median_ms"] / equal)
     return found
 
 

@@ -74,17 +74,18 @@ def test_gains_are_over_uniform_precisions_that_are_no_better_and_that_nothing_u
 
 
 def test_solvers_are_compared_at_equal_limits_and_at_equal_quality() -> None:
-    def cell(plan: str, ms: float, value: float) -> dict[str, object]:
-        return {"plan": plan, "median_ms": ms, "value": value}
+    def cell(plan: str, ms: float, lost: float) -> dict[str, object]:
+        return {"plan": plan, "median_ms": ms, "lost": lost}
 
     rows = [
-        {"limit": 0.1, "solvers": {"planish": cell("a", 4, 0.1), "greedy": cell("b", 5, 0.05)}},
-        {"limit": 0.2, "solvers": {"planish": cell("c", 2, 0.3), "greedy": cell("d", 3, 0.2)}},
+        {"limit": 0.1, "solvers": {"planish": cell("a", 4, 0.01), "greedy": cell("b", 5, 0.005)}},
+        {"limit": 0.2, "solvers": {"planish": cell("c", 2, 0.04), "greedy": cell("d", 3, 0.02)}},
+        {"limit": 0.3, "solvers": {"planish": cell("e", 3, 0.05), "greedy": cell("f", 3, 0.5)}},
     ]
-    rounds = {"a": [4.0, 8.0], "b": [5.0, 10.0], "c": [2.0, 4.0], "d": [3.0, 6.0]}
-    assert solvers.at_equal_limits(rows, rounds) == {"greedy": [1.25, 1.5]}
-    # nothing of ours is as good as b; d is matched by a, which is slower
-    assert solvers.at_equal_quality(rows, rounds, upward=False) == {"greedy": [0.75]}
+    rounds = {"a": [4.0, 8.0], "b": [5.0, 10.0], "c": [2.0, 4.0], "d": [3.0, 6.0], "e": [3.0, 6.0], "f": [3.0, 6.0]}
+    assert solvers.at_equal_limits(rows, rounds) == {"greedy": [1.25, 1.5, 1.0]}
+    # nothing of ours is as good as b; d lies half way between a and c, where ours takes the root of 4 * 2; e is no use
+    assert solvers.at_equal_quality(rows) == {"greedy": [pytest.approx(3 / 8**0.5), pytest.approx(1.5)]}
 
 
 def test_a_promise_is_kept_when_the_share_of_good_inputs_reaches_the_coverage() -> None:

@@ -12,7 +12,7 @@ from planish.compiler.precision import PRECISIONS, Scheme
 from planish.compiler.types import DType
 from planish.passes.weights import Reaching, default_method, find_method, methods
 from planish.passes.weights.gptq import Gptq
-from planish.passes.weights.rtn import greatest_scales, quantize_rows, round_to, searched_scales
+from planish.passes.weights.rtn import greatest_scales, quantize_rows, round_to, searched_scales, stored_scales
 from planish.passes.weights.store import WeightStore, digest
 
 K, N = 128, 48
@@ -65,7 +65,7 @@ def test_searched_scales_beat_the_greatest_and_match_brute_force() -> None:
 
     full = greatest_scales(weight, scheme)
     found = searched_scales(weight, scheme, energy)
-    every = np.stack([lost(full * np.float32(1 - 0.04 * i)) for i in range(13)])
+    every = np.stack([lost(stored_scales(full * np.float32(1 - 0.04 * i), scheme)) for i in range(13)])
     np.testing.assert_allclose(lost(found), every.min(axis=0), rtol=1e-5)
     assert lost(found).sum() < 0.97 * lost(full).sum()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -94,9 +95,13 @@ def scatter(title: str, note: str, x_name: str, y_name: str, points: Sequence[Po
         f'  <text class="quiet" x="0" y="38">{escape(note)}</text>',
         *_axes(across, upward, x_name, y_name),
     ]
-    own = front([p for p in placed if p.kind in ("ours", "uniform", "trial")])
-    if len(own) > 1:
-        steps = [f"{_x(across, p.cost):.1f},{_y(upward, p.loss):.1f}" for p in own]
+    own = [
+        (_x(across, p.cost), _y(upward, p.loss)) for p in front([p for p in placed if p.kind in ("ours", "uniform")])
+    ]
+    if len(own) > 1:  # a staircase: between two plans there is none
+        steps = [f"{own[0][0]:.1f},{own[0][1]:.1f}"]
+        for (_, before), (x, y) in itertools.pairwise(own):
+            steps += [f"{x:.1f},{before:.1f}", f"{x:.1f},{y:.1f}"]
         lines.append(f'  <polyline class="front" points="{" ".join(steps)}"/>')
     for x, y, point in dots:
         radius = 2.5 if point.kind == "trial" else 4.5
@@ -141,24 +146,23 @@ def _labels(dots: Sequence[tuple[float, float, Point]]) -> list[str]:
     lines = []
     for x, y, point in sorted((d for d in dots if d[2].kind != "trial" and d[2].name), key=lambda d: order[d[2].kind]):
         width = LETTER * len(point.name)
-        for anchor, left, base in (
-            ("start", x + 9, y + 4),
-            ("end", x - 9 - width, y + 4),
-            ("start", x + 6, y - 8),
-            ("start", x + 6, y + 17),
-            ("end", x - 6 - width, y - 8),
-            ("end", x - 6 - width, y + 17),
-        ):
+        right, leftward = ("start", 9), ("end", -9)
+        # the front leaves a plan of ours to the right
+        tries = [(side, y + down, 1.0 if down == 4 else 0.7) for down in (4, -8, 17) for side in (right, leftward)]
+        if point.kind != "peer":
+            tries.sort(key=lambda entry: entry[0] == right)
+        for anchor, base, step in tries:
+            left = x + step * anchor[1] - (width if anchor[0] == "end" else 0.0)
             box = Box(left, base - LINE + 3, left + width, base + 3)
             inside = (
                 box.left >= LEFT and box.right <= WIDTH and box.top >= TOP - 8 and box.bottom <= HEIGHT - BOTTOM + 4
             )
             if inside and not any(box.meets(other) for other in taken):
                 taken.append(box)
-                at = left if anchor == "start" else left + width
+                at = left if anchor[0] == "start" else left + width
                 kind = "strong" if point.kind == "ours" else "quiet"
                 lines.append(
-                    f'  <text class="{kind}" x="{at:.1f}" y="{base:.1f}" text-anchor="{anchor}">{escape(point.name)}</text>'
+                    f'  <text class="{kind}" x="{at:.1f}" y="{base:.1f}" text-anchor="{anchor[0]}">{escape(point.name)}</text>'
                 )
                 break
     return lines

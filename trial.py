@@ -11,6 +11,7 @@ from .compiler.graph import Graph
 from .compiler.plan import Plan
 from .compiler.sizes import resized
 from .compiler.target import LaunchCost, MeasureRequest, Target, backend
+from .runtime.machine import default_threads
 from .runtime.timing import interleaved
 
 if TYPE_CHECKING:
@@ -31,13 +32,15 @@ class Variant:
         built: graph, program and binary.
         artifact: the same as it would be saved.
         bytes: size of what it computes with: weights and code.
+        concurrency: calls that it serves at a time, for scoring many samples.
     """
 
     def __init__(self, plan: Plan, built: Built, artifact: Artifact, threads: int) -> None:
         """Load it; ``threads`` is how many it may use."""
         self.plan, self.built, self.artifact = plan, built, artifact
         self.bytes = sum(member["bytes"] for member in artifact.manifest["members"].values())
-        self._model = artifact.load(threads=threads)
+        self.concurrency = default_threads()
+        self._model = artifact.load(threads=threads, concurrency=self.concurrency)
 
     def outputs(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """The outputs in the graph's order (bf16 as ``uint16`` bits)."""

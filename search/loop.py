@@ -38,7 +38,7 @@ from .samples import Splits
 from .sensitivity import METHODS, Job, Table, pairwise
 from .sensitivity.variants import calibrate_units
 from .solve import Solution, solve
-from .trials import Judge, Outputs, Tools, Trial, Variant, key_of
+from .trials import Judge, Outputs, Tools, Trial, Variant, key_of, outputs_of
 from .units import Unit, plan_of
 
 FLOAT = "f32"
@@ -177,7 +177,7 @@ class Search:
         base = Trial(
             0, FLOAT, "uniform", {u.name: FLOAT for u in self.units}, self.float_seconds, None, self.float.bytes
         )
-        self._judge(base, self.float)
+        self._judge(base, None)
         self.trials.append(base)
         self.journal.put("trial", FLOAT, base.kept())
         missed = [
@@ -194,7 +194,7 @@ class Search:
         self._ended("float")
 
     def _outputs(self, samples: Any) -> list[Outputs]:
-        return [self.float.outputs(batch.inputs) for batch in samples.batches]
+        return outputs_of(self.float, samples)
 
     # -- cost --------------------------------------------------------------------------------------------------------
     def _measure_costs(self) -> None:
@@ -452,7 +452,7 @@ class Search:
         self.trials.append(trial)
         return trial
 
-    def _judge(self, trial: Trial, variant: Variant) -> None:
+    def _judge(self, trial: Trial, variant: Variant | None) -> None:
         scores = self.development.scores(variant)
         verdicts = self.development.verdicts(scores)
         final = len(self.request.splits.final)
@@ -527,7 +527,7 @@ class Search:
             self._say(f"proving on the final samples: {trial.label}", number, len(sequence))
             variant = self._open.get(trial.id) or self.tools.build(self._plan(trial.assignment))
             self._open[trial.id] = variant
-            scores = judge.scores(variant)
+            scores = judge.scores(variant if trial.id else None)
             results.append((trial, variant, scores, judge.verdicts(scores)))
             if not all(v.holds for v in results[-1][3]):
                 break

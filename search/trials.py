@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -26,6 +27,10 @@ class Variant(Protocol):
     @property
     def bytes(self) -> int:
         """Size of the artifact."""
+
+    @property
+    def concurrency(self) -> int:
+        """How many calls it serves at a time."""
 
     def outputs(self, inputs: Mapping[str, np.ndarray]) -> Outputs:
         """The outputs for one batch, in the graph's order."""
@@ -103,6 +108,14 @@ def key_of(assignment: Mapping[str, str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
+def outputs_of(variant: Variant, samples: Samples) -> list[Outputs]:
+    """What ``variant`` gives, batch by batch, as many at a time as it serves."""
+    if variant.concurrency < 2:
+        return [variant.outputs(batch.inputs) for batch in samples.batches]
+    with ThreadPoolExecutor(variant.concurrency) as pool:
+        return list(pool.map(variant.outputs, (batch.inputs for batch in samples.batches)))
+
+
 @dataclass(frozen=True)
 class Judge:
     """Scores what a variant gives against the float model's outputs.
@@ -122,9 +135,9 @@ class Judge:
     coverage: float
     confidence: float
 
-    def scores(self, variant: Variant) -> dict[str, np.ndarray]:
-        """Term -> f64 ``[samples]`` in the order of ``samples.ids``."""
-        outputs = [variant.outputs(batch.inputs) for batch in self.samples.batches]
+    def scores(self, variant: Variant | None) -> dict[str, np.ndarray]:
+        """Term -> f64 ``[samples]`` in the order of ``samples.ids``; None is the float model itself."""
+        outputs = self.references if variant is None else outputs_of(variant, self.samples)
         return self.scorer.all_scores(self.references, outputs, self.samples)
 
     def verdicts(self, scores: Mapping[str, np.ndarray]) -> list[Verdict]:

@@ -65,6 +65,7 @@ class Interpreted:
     graph: Graph
     bytes: int
     seen: list[str]
+    concurrency: int = 1
 
     def outputs(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         self.seen.append(inputs["x"].tobytes()[:64].hex())

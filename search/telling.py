@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..compiler.quantities import seconds as duration
 from .loop import FLOAT, Outcome, Request
 from .record import VERSION
 from .samples import Samples
@@ -155,7 +156,7 @@ def _reason(unit: Unit, tried: Unit, chosen: str, outcome: Outcome) -> str:
     costs = outcome.costs
     seconds = costs.seconds.get((unit.name, chosen)) if costs else None
     base = costs.seconds.get((unit.name, FLOAT)) if costs else None
-    speed = f"{seconds * 1e6:.3g} us against {base * 1e6:.3g} us in float" if seconds and base else "its cost"
+    speed = f"{duration(seconds)} against {duration(base)} in float" if seconds and base else "its cost"
     if chosen == FLOAT:
         if tuple(tried.candidates) == (FLOAT,):
             return "float: nothing else pays"

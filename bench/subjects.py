@@ -85,7 +85,7 @@ CNN = Subject(
     "cnn",
     "slices",
     "unseen",
-    ("kl <= 5e-6 mean", "kl <= 3e-5 mean", "kl <= 8e-5 mean"),
+    ("kl <= 3e-6 mean", "kl <= 3e-5 mean", "kl <= 8e-5 mean"),
     "kl <= 0.001 mean",
     {"batch": 8},
 )
@@ -95,7 +95,7 @@ VIT = Subject(
     "vit",
     "slices",
     "unseen",
-    ("kl <= 8e-6 mean", "kl <= 2.5e-5 mean", "kl <= 6e-5 mean"),
+    ("kl <= 4.5e-6 mean", "kl <= 9e-6 mean", "kl <= 2.5e-5 mean", "kl <= 6e-5 mean"),
     "kl <= 0.001 mean",
     {"batch": 8},
 )
@@ -105,7 +105,7 @@ TOPICS = Subject(
     "model",
     "slices",
     "unseen",
-    ("kl <= 4e-5 mean", "kl <= 1e-4 mean", "kl <= 1e-3 mean"),
+    ("kl <= 1e-5 mean", "kl <= 4e-5 mean", "kl <= 1e-4 mean", "kl <= 1e-3 mean"),
     "kl <= 0.001 mean",
     {"batch": 1, "seq": 32},
 )

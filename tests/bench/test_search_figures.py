@@ -67,7 +67,12 @@ def test_gains_are_over_uniform_precisions_that_are_no_better_and_that_nothing_u
         ("size", "all bf16"): ("mixed", pytest.approx(1.25)),
         ("size", "all int8"): ("mixed", pytest.approx(0.625)),
     }
-    model = {"gains": fronts.gains(points, rounds, upward=False), "perplexity": {"w8a8": 1.0005}}
+    best = fronts.best_gains(points, rounds, upward=False)
+    assert [(g["kind"], g["uniform"], g["plan"], g["ratio"]) for g in best] == [
+        ("latency", "all int8", "rough", 3.0),
+        ("size", "all int8", "rough", 10.0),
+    ]
+    model = {"best": best, "perplexity": {"w8a8": 1.0005}}
     faster, smaller, perplexity = fronts.floors({"models": {"m": model}})
     assert faster.met and smaller.met and perplexity.met
     assert perplexity.measured == pytest.approx(0.05)

@@ -22,7 +22,7 @@ from .compiler.target import Target
 from .passes.weights.store import WeightStore
 from .runtime.machine import cpu_name
 from .search.budget import CONFIDENCE, COVERAGE, Bar
-from .search.calibration import calibrated_on
+from .search.calibration import calibrated_on, estimated_on
 from .search.effort import find_effort
 from .search.executor import executor as open_executor
 from .search.journal import Journal
@@ -122,10 +122,12 @@ def decide(
     workload.check(graph.symbols)
     store = WeightStore(effort.weights)
     units = find_units(graph, target, pins)
-    batches = calibrated_on(splits.calibration, graph, units, effort.calibration, wish.seed)
+    calibrated = calibrated_on(splits.calibration, graph, units, effort.calibration, wish.seed)
+    estimated = estimated_on(splits.calibration, calibrated, effort.samples, wish.seed)
+    batches: list[Mapping[str, np.ndarray]] = [batch.inputs for batch in calibrated.batches]
     request = Request(
         graph, units, pins, bar, scorer, splits, wish.objective, effort, workload.weights, wish.coverage, wish.confidence,
-        wish.seed, batches,
+        wish.seed, batches, estimated,
     )  # fmt: skip
     words: dict[str, Any] = {
         "workload": workload.to_data(),

@@ -1,11 +1,9 @@
-"""How many samples to calibrate on."""
+"""Which samples to calibrate on, and which to estimate losses on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import median
-
-import numpy as np
 
 from ..compiler.dims import evaluate, product
 from ..compiler.graph import Graph
@@ -20,10 +18,8 @@ ROWS_PER_CHANNEL = 4
 MOST = 2048
 
 
-def calibrated_on(
-    samples: Samples, graph: Graph, units: Sequence[Unit], least: int, seed: int
-) -> list[Mapping[str, np.ndarray]]:
-    """Inputs, batch by batch: ``least`` samples, or as many as give the layers rows enough.
+def calibrated_on(samples: Samples, graph: Graph, units: Sequence[Unit], least: int, seed: int) -> Samples:
+    """``least`` samples, or as many as give the layers rows enough.
 
     A sample of a language model has a row for every token, one of a convolution a row for every position; where a sample is a
     single row it takes hundreds of them.
@@ -50,4 +46,19 @@ def calibrated_on(
             channels = int(weight.shape[-1]) if unit.kind == "linear" else evaluate(product(weight.shape[1:]), {})
             wanted.append(ROWS_PER_CHANNEL * channels / rows)
     count = max(least, min(int(median(wanted)) if wanted else 0, MOST))
-    return [batch.inputs for batch in samples.sample(count, seed).batches]
+    return samples.sample(count, seed)
+
+
+def estimated_on(samples: Samples, calibrated: Samples, count: int, seed: int) -> Samples:
+    """``count`` samples for estimating losses: others than those calibrated on, where there are enough, because ranges and
+    weights that were fitted to a sample lose less on it than on the next.
+
+    Args:
+        samples: the calibration split.
+        calibrated: the part of it that weights and ranges are made from.
+        count: how many.
+        seed: which.
+    """
+    used = set(calibrated.ids)
+    others = [i for i in samples.ids if i not in used]
+    return (samples.take(others) if len(others) >= count else samples).sample(count, seed)

@@ -34,7 +34,7 @@ from .effort import Effort, candidates
 from .journal import Journal
 from .margin import FAR
 from .metrics import Scorer
-from .samples import Splits
+from .samples import Samples, Splits
 from .sensitivity import METHODS, Job, Table, pairwise
 from .sensitivity.variants import calibrate_units
 from .solve import Solution, solve
@@ -60,6 +60,7 @@ class Request:
         shares: weight of every point of the workload, summing to 1.
         coverage, confidence: of the promise.
         batches: what the builds calibrate on.
+        estimated: what losses are estimated on.
     """
 
     graph: Graph
@@ -75,6 +76,7 @@ class Request:
     confidence: float
     seed: int
     batches: Sequence[Mapping[str, np.ndarray]]
+    estimated: Samples
 
 
 @dataclass
@@ -268,7 +270,7 @@ class Search:
     # -- loss --------------------------------------------------------------------------------------------------------
     def _estimate_losses(self) -> None:
         request, effort = self.request, self.request.effort
-        chosen = request.splits.calibration.sample(effort.samples, request.seed)
+        chosen = request.estimated
         self._say("running the float model on calibration samples")
         job = Job(
             request.graph, self.units, chosen, self._outputs(chosen), request.scorer, self.store, self.tools.progress,

@@ -146,7 +146,8 @@ def search(
     splits = split(load_samples(samples(1000) if data is None else data, graph), None, parsed, seed=1)
     bench = Bench(graph, units, [b.inputs for b in splits.calibration.sample(32).batches], speed)
     request = Request(
-        graph, units, pins, parsed, Scorer(parsed), splits, objective, effort, [1.0], 0.99, 0.95, 1, bench.batches
+        graph, units, pins, parsed, Scorer(parsed), splits, objective, effort, [1.0], 0.99, 0.95, 1, bench.batches,
+        splits.calibration.sample(effort.samples),
     )  # fmt: skip
     tools = Tools(bench.build, bench.clock, bench.costs, bench.improved)
     return Search(request, tools, bench.store, Journal(journal, "key")), bench, splits

@@ -57,7 +57,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             failed[name] = str(error)
     offered = dict.fromkeys(p for unit in laboratory.units for p in unit.candidates)
     for precision in offered:
-        name, path = f"planish, all {precision}", ARTIFACTS / f"uniform-{precision}.planish"
+        name, path = f"planish all {precision}", ARTIFACTS / f"uniform-{precision}.planish"
         say(f"building {name}")
         try:
             variant = laboratory.build(uniform(laboratory.units, precision))
@@ -67,10 +67,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         variant.artifact.save(str(path))
         variant.close()
         paths[name] = path
-    failed.update(last_json(in_peers("prepare", "--all", "--only", options.peers, threads=2)))
-    failed = {
-        name: why for name, why in failed.items() if name.startswith("planish, ") or not name.startswith("planish ")
-    }
+    missing: dict[str, str] = last_json(in_peers("prepare", "--all", "--only", options.peers, threads=2))
+    failed.update({name: why for name, why in missing.items() if not _is_own(name)})
     raw = compared(paths, options)
     failed.update(raw["failed"])
     speed, quality = raw["speed"][SHAPE], raw["quality"]
@@ -93,7 +91,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def own_name(bar: float) -> str:
     """As it stands in the tables."""
-    return f"planish, {bar:g} each"
+    return f"planish {bar:g} each"
 
 
 def compile_at(laboratory: Laboratory, bar: float, path: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -125,7 +123,9 @@ def compared(paths: Mapping[str, Path], options: argparse.Namespace) -> dict[str
     """One run of ``bench.compare`` with these artifacts."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "compare.json"
-        artifacts = [word for name, path in paths.items() for word in ("--artifact", f"{name}={path}")]
+        artifacts = [
+            word for name, path in paths.items() for word in ("--artifact", f"{name.removeprefix('planish ')}={path}")
+        ]
         words = [
             "--output",
             str(output),
@@ -142,7 +142,7 @@ def compared(paths: Mapping[str, Path], options: argparse.Namespace) -> dict[str
 
 
 def _is_own(name: str) -> bool:
-    return name.startswith("planish, ")
+    return name.startswith("planish ")
 
 
 def beside_peers(bar: float, speed: Mapping[str, Any], quality: Mapping[str, Any], clock: Any) -> dict[str, Any] | None:
@@ -228,6 +228,8 @@ def tables(figures: Mapping[str, Any]) -> list[Table]:
         f"Median of {rounds} interleaved rounds; cosine over the held-out sentences: the least, the first percentile, the mean. "
         f"The last column: our fastest artifact of no worse minimum, and how much faster it is (the aim is {AIM}× everywhere)."
     )
+    if figures["failed"]:
+        aim += " Left out: " + "; ".join(f"{name}: {why}" for name, why in figures["failed"].items()) + "."
     return [
         Table("MiniLM: the bars", header, rows, note),
         Table("MiniLM: quality and latency", ["", "ms", "min", "p1", "mean", "beside our front"], everything, aim),
@@ -235,19 +237,19 @@ def tables(figures: Mapping[str, Any]) -> list[Table]:
 
 
 def _beside(found: Mapping[str, Any] | None) -> str:
-    return f"{found['ratio']:.2f}× ({found['own'].removeprefix('planish, ')})" if found else ""
+    return f"{found['ratio']:.2f}× ({found['own'].removeprefix('planish ')})" if found else ""
 
 
 def charts(figures: Mapping[str, Any]) -> dict[str, str]:
     """Everything as a point: ours as a front, our uniform precisions, each peer."""
-    plain = figures["times"].get("planish, all f32", {}).get("median_ms")
+    plain = figures["times"].get("planish all f32", {}).get("median_ms")
     points = []
     for name, figure in figures["times"].items():
         if name not in figures["quality"]:
             continue
-        kind: Any = "peer" if not _is_own(name) else "uniform" if ", all " in name else "ours"
+        kind: Any = "peer" if not _is_own(name) else "uniform" if " all " in name else "ours"
         lost = 1 - figures["quality"][name]["min"]
-        points.append(Point(figure["median_ms"], lost, kind, name.removeprefix("planish, ")))
+        points.append(Point(figure["median_ms"], lost, kind, name.removeprefix("planish ")))
     if plain is not None:
         points += [
             Point(t["of_float"] * plain, 1 - t["quality"], "trial", t["label"])

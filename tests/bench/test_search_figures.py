@@ -41,9 +41,9 @@ def test_a_bar_that_our_own_minimum_misses_is_not_met() -> None:
 
 
 def test_a_peer_is_compared_with_what_of_ours_is_no_worse() -> None:
-    speed = _times(peer=9.0) | {"planish, a": _times(x=3.0)["x"], "planish, b": _times(x=6.0)["x"]}
-    quality = _minimum(peer=0.995) | {"planish, a": _minimum(x=0.99)["x"], "planish, b": _minimum(x=0.996)["x"]}
-    assert bars.beside_front(speed, quality, "wall") == {"peer": {"own": "planish, b", "ratio": pytest.approx(1.5)}}
+    speed = _times(peer=9.0) | {"planish a": _times(x=3.0)["x"], "planish b": _times(x=6.0)["x"]}
+    quality = _minimum(peer=0.995) | {"planish a": _minimum(x=0.99)["x"], "planish b": _minimum(x=0.996)["x"]}
+    assert bars.beside_front(speed, quality, "wall") == {"peer": {"own": "planish b", "ratio": pytest.approx(1.5)}}
 
 
 def _point(value: float, ms: float, size: float, uniform: bool) -> dict[str, object]:

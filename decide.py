@@ -134,7 +134,9 @@ def decide(
         "machine": {"cpu": cpu_name(), "target": str(target)},
         "score": scorer.words,
     }
-    bench = Workbench(lambda plan: make(plan, batches, store), graph, target, workload, example)
+    bench = Workbench(
+        lambda plan, again: make(plan, batches, store if again else WeightStore()), graph, target, workload, example
+    )
 
     def improved(variant: Variant, known: dict[str, Any]) -> None:
         if wish.improved is not None:

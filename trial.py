@@ -59,14 +59,14 @@ class Workbench:
     """Builds variants of one model and measures them at the points of a workload.
 
     Args:
-        make: a plan to what was built and the artifact of it.
+        make: a plan to what was built and the artifact of it; told whether its weights will be wanted again.
         graph: whose inputs the workload's dims speak of.
         example: arrays by input name that are cut or repeated to the workload's sizes.
     """
 
     def __init__(
         self,
-        make: Callable[[Plan], tuple[Built, Artifact]],
+        make: Callable[[Plan, bool], tuple[Built, Artifact]],
         graph: Graph,
         target: Target,
         workload: Workload,
@@ -76,13 +76,13 @@ class Workbench:
         self._points = [resized(graph.inputs, example, dims) for dims in workload.dims]
         self._weights = workload.weights
 
-    def build(self, plan: Plan) -> Variant:
-        """The model by ``plan``, loaded.
+    def build(self, plan: Plan, again: bool = True) -> Variant:
+        """The model by ``plan``, loaded; its weights are kept for other builds unless not ``again``.
 
         Raises:
             PlanishError: as ``driver.build``.
         """
-        built, artifact = self._make(plan)
+        built, artifact = self._make(plan, again)
         return Variant(plan, built, artifact, self._workload.threads)
 
     def clock(self, variants: Sequence[Variant]) -> list[float]:

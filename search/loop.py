@@ -229,6 +229,7 @@ class Search:
             self.units = [_without(u, {p for (name, p) in slower if name == u.name}) for u in self.units]
         self.pointless = pointless(self.units, self.costs, self.request.objective)
         self.units = [_without(u, {p for (name, p) in self.pointless if name == u.name}) for u in self.units]
+        self._forget_dropped()
         self._build_kept(uniform)
         self._ended("cost")
 
@@ -241,7 +242,7 @@ class Search:
         for number, (precision, assignment) in enumerate(uniform.items()):
             self._say(f"building the model in {precision} to time its kernels", number, len(uniform))
             slow = [p for p in set(assignment.values()) if _takes_long(p)]
-            variant = self.tools.build(self._plan(assignment, plainly=slow))
+            variant = self.tools.build(self._plan(assignment, plainly=slow), not slow)
             builds.append((assignment, self.tools.costs([variant])[0]))
             beside, own = self.tools.clock([self.float, variant])
             timed.append((assignment, own * self.float_seconds / beside))
@@ -256,6 +257,11 @@ class Search:
         self.costs.observe(floats, self.float_seconds)
         for assignment, seconds in timed:
             self.costs.observe(assignment, seconds)
+
+    def _forget_dropped(self) -> None:
+        """Let go of weights in precisions that no unit will take."""
+        kept = {find_precision(p) for u in self.units for p in u.candidates}
+        self.store.keep(lambda key: not (isinstance(key, tuple) and key[0] == "recipe") or key[2] in kept)
 
     def _build_kept(self, uniform: Mapping[str, dict[str, str]]) -> None:
         """Trials of the precisions that are slow to make and were not dropped: for the report, and for what comes after."""

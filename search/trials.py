@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..compiler.plan import Plan
 from ..compiler.target import LaunchCost
 from .budget import Bar, Term, Verdict
 from .margin import FAR, usage_of_each, usage_of_flips
@@ -44,14 +43,14 @@ class Tools:
     """What a search is given from outside: it builds and measures nothing by itself.
 
     Attributes:
-        build: a plan to a variant that runs.
+        build: a plan to a variant that runs; and whether its weights will be wanted again.
         clock: seconds of one call of each variant over the workload, timed in turns.
         costs: seconds of every launch: per variant, per point of the workload.
         improved: told of every variant that is better than the ones before, with what is known of it.
         progress: called with (what, done, total).
     """
 
-    build: Callable[[Plan], Any]
+    build: Callable[..., Any]
     clock: Callable[[Sequence[Any]], list[float]]
     costs: Callable[[Sequence[Any]], list[list[list[LaunchCost]]]]
     improved: Callable[[Any, dict[str, Any]], None] | None = None

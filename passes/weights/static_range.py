@@ -27,6 +27,9 @@ _SAVING = 0.97
 #: What a range that clips some of what was seen has to bring the error down to, relative to one that clips nothing: data not seen
 #: reaches further still, and what saturates is lost, whereas a coarser step costs every input a little.
 CLIPPING = 0.5
+#: How much further than what was seen a range of smoothed channels reaches. Each channel is scaled by its own rows, so of many
+#: channels some will be exceeded by every other input, and one value that saturates costs more than a coarser step for all.
+MARGIN = 1.25
 _SCHEME = PRECISIONS["w8a8"].weight
 
 
@@ -47,13 +50,16 @@ class StaticInput:
     plain_error: float
 
 
-def proposed(histogram: Histogram, observers: Sequence[Observer]) -> list[Range]:
-    """What ``observers`` propose for a histogram, symmetric and, where that makes the step finer, with a zero point."""
+def proposed(histogram: Histogram, observers: Sequence[Observer], margin: float = 1.0) -> list[Range]:
+    """What ``observers`` propose for a histogram, ``margin`` times as wide, symmetric and, where that makes the step finer, with
+    a zero point."""
     found: list[Range] = []
     for observer in observers:
-        even = Range.over(*observer.range(histogram, symmetric=True), symmetric=True, observer=observer.name)
+        low, high = observer.range(histogram, symmetric=True)
+        even = Range.over(margin * low, margin * high, symmetric=True, observer=observer.name)
         found.append(even)
-        skew = Range.over(*observer.range(histogram, symmetric=False), symmetric=False, observer=observer.name)
+        low, high = observer.range(histogram, symmetric=False)
+        skew = Range.over(margin * low, margin * high, symmetric=False, observer=observer.name)
         if skew.scale < _SAVING * even.scale:
             found.append(skew)
     return found
@@ -94,7 +100,7 @@ def choose_smoothed(
         for alpha in ALPHAS:
             for reach, shift in ((amax, None), (half, middle)):
                 smoothing = Smoothing(channel_scale(reach, w_amax, alpha), shift, alpha=alpha)
-                alike.append(_trials(x, counts, smoothing, proposed(_histogram(channels, smoothing), first)))
+                alike.append(_trials(x, counts, smoothing, proposed(_histogram(channels, smoothing), first, MARGIN)))
                 smoothings.append(smoothing)
     energy = sum(tally(x * counts, weight, alike, _SCHEME) for weight in weights) or 1.0
     best_at, best = 0, min(trial.error for trial in alike[0])
@@ -105,7 +111,8 @@ def choose_smoothed(
         if error < worth * best:
             best_at, best = i, error
     smoothing = smoothings[best_at]
-    ranges = proposed(_histogram(channels, smoothing), observers)
+    margin = MARGIN if smoothing.scale is not None else 1.0
+    ranges = proposed(_histogram(channels, smoothing), observers, margin)
     trials = _trials(x, counts, smoothing, ranges)
     for weight in weights:
         tally(x * counts, weight, [trials], _SCHEME)

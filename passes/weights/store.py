@@ -78,6 +78,11 @@ class WeightStore:
                 self.made += 1
             return entry
 
+    def keep(self, wanted: Callable[[Hashable], bool]) -> None:
+        """Forget every entry whose key is not ``wanted``."""
+        with self._lock:
+            self._entries = {key: entry for key, entry in self._entries.items() if wanted(key)}
+
     def drop(self, key: Hashable) -> None:
         """Forget the entry of ``key``."""
         with self._lock:

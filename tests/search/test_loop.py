@@ -90,7 +90,7 @@ class Bench:
     def assignment(self, plan: Plan) -> dict[str, str]:
         return {u.name: plan.precision_for(u.sources[0]).name for u in self.units}
 
-    def build(self, plan: Plan) -> Interpreted:
+    def build(self, plan: Plan, again: bool = True) -> Interpreted:
         self.plans.append(plan)
         working = self.graph.copy()
         context = PassContext(target=TARGET, data={PLAN: plan, CALIBRATION: self.batches, WEIGHTS: self.store})
@@ -211,7 +211,7 @@ def test_an_interrupted_search_goes_on(tmp_path: Path) -> None:
     found, bench, _ = search("cosine >= 0.9997 each", effort=effort, journal=tmp_path / "j.sqlite")
     build, count = bench.build, itertools.count()
 
-    def dying(plan: Plan) -> Interpreted:
+    def dying(plan: Plan, again: bool = True) -> Interpreted:
         if next(count) == len(PRECISIONS) + 1:  # the second plan of the solver
             raise Killed
         return build(plan)
@@ -240,9 +240,9 @@ def test_what_is_slower_in_low_precision_stays_float() -> None:
 
 def test_size_is_another_objective() -> None:
     slow = {**SPEED, "w4a8-g32": 2.0}
-    found, _, _ = search("cosine >= 0.9 each", speed=slow, objective="size")
+    found, _, _ = search("cosine >= 0.7 each", speed=slow, objective="size")
     assert "w4a8-g32" in chosen(found.run()).values()
-    found, _, _ = search("cosine >= 0.9 each", speed=slow)
+    found, _, _ = search("cosine >= 0.7 each", speed=slow)
     assert "w4a8-g32" not in chosen(found.run()).values()
 
 

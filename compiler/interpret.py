@@ -129,9 +129,7 @@ class Interpreter:
                 del values[value]
         return [values[v] for v in graph.outputs]
 
-    def evaluate(
-        self, node: Node, operands: Sequence[Tensor | None], env: Mapping[str, int]
-    ) -> tuple[Tensor, ...]:
+    def evaluate(self, node: Node, operands: Sequence[Tensor | None], env: Mapping[str, int]) -> tuple[Tensor, ...]:
         """The results of one node of the graph, for those who choose the order themselves (no hook is called)."""
         return self._node(self.graph, node, operands, env)
 

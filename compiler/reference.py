@@ -296,7 +296,7 @@ def _quantize(attrs: Attrs, x: Tensor, scale: Tensor, zero_point: Tensor | None 
     zero = torch.zeros(()) if zero_point is None else zero_point.float()
     low, high = {DType.i8: (-128, 127), DType.u8: (0, 255), DType.i16: (-32768, 32767)}[attrs["dtype"]]
     low = max(low, -127) if zero_point is None and attrs["dtype"] is DType.i8 else low
-    steps = torch.round(x.float() / scale if attrs["division"] else x.float() * (1.0 / scale)) + zero
+    steps = torch.round(x.float() / scale if attrs["division"] else x.float() * (1.0 / scale.float())) + zero
     return torch.where(torch.isnan(steps), zero.expand_as(steps), steps).clamp(low, high).to(TORCH[attrs["dtype"]])
 
 

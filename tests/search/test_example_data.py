@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from search.data_models import BATCH, SEQ, graph
+from data_models import BATCH, SEQ, graph
 
 from planish.search.budget import Bar
 from planish.search.samples import Samples, load_samples, split

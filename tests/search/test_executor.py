@@ -12,10 +12,12 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from pathlib import Path
 from typing import Any
 
+import executor_tasks as tasks
 import numpy as np
 import pytest
-from search.small_models import Angle, encoder_job
-from search.tasks import add, fail, where
+import small_models
+from executor_tasks import add, fail, where
+from small_models import Angle, encoder_job
 
 from planish.compiler.errors import UsageError
 from planish.compiler.python_file import import_file
@@ -23,7 +25,6 @@ from planish.search import executor as module
 from planish.search.executor import RayExecutor, executor, spread, usable_cpus
 from planish.search.sensitivity import METHODS, Table
 from planish.search.sensitivity.work import single_threaded
-from search import small_models, tasks
 
 
 class Elsewhere(Executor):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pytest
 import torch
-from search.small_models import Encoder, decision_graph, encoder_job, job_of, towers_job
+from small_models import Encoder, decision_graph, encoder_job, job_of, towers_job
 
 from planish.compiler.graph import Graph, Node, Value
 from planish.compiler.interpret import Interpreter, bind_symbols, interpret, to_torch

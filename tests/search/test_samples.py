@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from search.data_models import BATCH, SEQ, graph, images, text
+from data_models import BATCH, SEQ, graph, images, text
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torch.utils.data import Dataset as TorchDataset
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
-from search.small_models import Angle, Batch, encoder_job, towers_job
+from small_models import Angle, Batch, encoder_job, towers_job
 
 from planish.compiler.errors import UsageError
 from planish.compiler.graph import Node

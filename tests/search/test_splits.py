@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from search.data_models import images, text
+from data_models import images, text
 
 from planish.compiler.errors import UsageError
 from planish.search.budget import Bar

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from search.data_models import images, text
+from data_models import images, text
 
 import planish
 from planish.compiler.errors import UsageError

@@ -34,7 +34,7 @@ from .search.telling import interim, told
 from .search.trials import Tools
 from .search.units import find_units
 from .search.workload import Workload
-from .trial import Variant, Workbench
+from .trial import Variant, Workbench, release_memory
 
 if TYPE_CHECKING:
     from .driver import Artifact, Built
@@ -156,7 +156,7 @@ def decide(
         if progress is not None and resumed:
             progress(f"going on with {resumed} measurements of an earlier run", 0, 0)
         executor = stack.enter_context(open_executor(wish.executor))
-        tools = Tools(bench.build, bench.clock, bench.costs, improved, progress)
+        tools = Tools(bench.build, bench.clock, bench.costs, improved, progress, release_memory)
         outcome = Search(request, tools, store, journal, executor).run()
         notes = [Note(text, by="data") for text in (*samples.notes, *splits.notes)]
         if journal.note:

@@ -290,6 +290,8 @@ class Search:
             key: {t: float(np.mean(v)) for t, v in terms.items()} for key, terms in self.table.losses.items()
         }
         self.pairs = dict(self.table.pairs)
+        if self.tools.tidy is not None:
+            self.tools.tidy()
         self._ended("sensitivity")
 
     # -- solve -------------------------------------------------------------------------------------------------------

@@ -48,6 +48,7 @@ class Tools:
         costs: seconds of every launch: per variant, per point of the workload.
         improved: told of every variant that is better than the ones before, with what is known of it.
         progress: called with (what, done, total).
+        tidy: gives memory that is not needed any more back to the system.
     """
 
     build: Callable[..., Any]
@@ -55,6 +56,7 @@ class Tools:
     costs: Callable[[Sequence[Any]], list[list[list[LaunchCost]]]]
     improved: Callable[[Any, dict[str, Any]], None] | None = None
     progress: Callable[[str, int, int], None] | None = None
+    tidy: Callable[[], None] | None = None
 
 
 @dataclass

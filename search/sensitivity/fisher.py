@@ -21,12 +21,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..executor import executor, spread, usable_cpus
+from ..executor import executor, spread
 from .measured import add_float, measure_all
 from .table import Choice, Job, Losses, Table
 
 #: Backward passes for each thing that is compared.
 DIRECTIONS = 4
+#: Tasks at a time: each holds weights and activations of its own, and a second would save a second.
+WORKERS = 1
 #: Candidates that are measured to set the scale.
 ANCHORS = 3
 
@@ -68,9 +70,7 @@ class Fisher:
 
         context = Context(job.graph, job.units, job.samples.batches, job.references, job.scorer, job.store)
         here = job.executor if isinstance(job.executor, ThreadPoolExecutor) else None
-        tasks = [
-            Passes(part, DIRECTIONS, job.seed, self.second_order) for part in _parts(context.batches, usable_cpus())
-        ]
+        tasks = [Passes(part, DIRECTIONS, job.seed, self.second_order) for part in _parts(context.batches, WORKERS)]
         done = 0
         job.advance("estimating sensitivity", 0, len(context.batches))
 

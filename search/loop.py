@@ -135,7 +135,6 @@ class Search:
         self.table: Table | None = None
         self.losses: dict[tuple[str, str], dict[str, float]] = {}
         self.pairs: dict[tuple[tuple[str, str], tuple[str, str]], dict[str, float]] = {}
-        self.solution: Solution | None = None
         self.began = time.monotonic()
         self._phase_began = self.began
         self._open: dict[int, Variant] = {}
@@ -167,12 +166,11 @@ class Search:
         self.float_seconds = seconds if kept is None else float(kept["seconds"])
         self._say("scoring the float model")
         request, splits = self.request, self.request.splits
-        references = {name: self._outputs(split) for name, split in (("development", splits.development),)}
         self.development = Judge(
             request.bar,
             request.scorer,
             splits.development,
-            references["development"],
+            self._outputs(splits.development),
             request.coverage,
             request.confidence,
         )
@@ -298,9 +296,7 @@ class Search:
     def _narrow(self) -> None:
         """Find the limit on the added losses whose plan just meets the bar."""
         allowed = self._allowances()
-        total = {t: sum(max(self.losses.get((u.name, p), {}).get(t, 0.0) for p in u.candidates) for u in self.units)
-                 for t in allowed}  # fmt: skip
-        most = max((total[t] / allowed[t] for t in allowed if allowed[t] > 0), default=1.0)
+        most = max((self._greatest(t) / allowed[t] for t in allowed if allowed[t] > 0), default=1.0)
         low, high, scale = 0.0, math.inf, self._first_guess(allowed)
         for number in range(self.request.effort.trials):
             if self._late() or (low and high / low < CLOSE_ENOUGH):
@@ -329,16 +325,15 @@ class Search:
         """Term -> the loss at the bar; where the loss is another metric's, the loss of the cheapest plan."""
         found: dict[str, float] = {}
         for term in self.request.bar.terms:
-            kind = term.kind
-            total = sum(
-                max((self.losses.get((u.name, p), {}).get(str(term), 0.0) for p in u.candidates), default=0.0)
-                for u in self.units
-            )
-            if kind.proxy is None:
-                found[str(term)] = max(float(kind.loss(np.array([term.bound]))[0]), 0.0)
+            if term.kind.proxy is None:
+                found[str(term)] = max(float(term.kind.loss(np.array([term.bound]))[0]), 0.0)
             else:
-                found[str(term)] = total
+                found[str(term)] = self._greatest(str(term))
         return found
+
+    def _greatest(self, term: str) -> float:
+        """The added loss of the plan that gives up all there is to give up."""
+        return sum(max(self.losses.get((u.name, p), {}).get(term, 0.0) for p in u.candidates) for u in self.units)
 
     def _first_guess(self, allowed: Mapping[str, float]) -> float:
         """A limit from the uniform trials: how much more of the bar they use up than their added losses say."""
@@ -547,7 +542,7 @@ class Search:
             raise AssertionError
         chosen, variant, scores, verdicts = results[at]
         if self.request.objective != "size" and chosen.id != 0:
-            chosen, variant, scores, verdicts = self._never_slower(results[: at + 1], judge)
+            chosen, variant, scores, verdicts = self._never_slower(results[: at + 1])
         self._open.pop(chosen.id, None)
         self._ended("proof")
         return Outcome(
@@ -573,7 +568,7 @@ class Search:
             chain = [min(allowed, key=lambda t: t.most_used)]
         return chain
 
-    def _never_slower(self, results: Sequence[Any], judge: Judge) -> Any:
+    def _never_slower(self, results: Sequence[Any]) -> Any:
         """The result, or the float model where that turns out to be as fast."""
         chosen, variant, _, _ = results[-1]
         float_seconds, own = self.tools.clock([self.float, variant])

@@ -24,7 +24,7 @@ CPU = "CPUExecutionProvider"
 WEIGHTS_FILE = "weights.bin"
 #: Packages that bring the module ``onnxruntime``; an environment holds one of them.
 DISTRIBUTIONS = (
-    "onnxruntime", "onnxruntime-openvino", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-qnn", "onnxruntime-webgpu",
+    "onnxruntime", "onnxruntime-openvino", "onnxruntime-gpu", "onnxruntime-directml",
 )  # fmt: skip
 #: ``TensorProto.DataType`` of the element types that numpy lacks; their arrays hold the bits.
 _BITS = {"bf16": 16, "bfloat16": 16}
@@ -124,7 +124,8 @@ def why_not(settings: Settings) -> str | None:
             return f"the package {settings.package} in a version that works with ONNX Runtime {module.__version__} ({error})"
         return None if _devices(settings.provider) else f"a device that {settings.provider} runs on"
     if settings.provider not in module.get_available_providers():
-        return f"{settings.provider}, which this build of ONNX Runtime lacks (install {settings.package})"
+        install = f" (install {settings.package})" if settings.package != "onnxruntime" else ""
+        return f"{settings.provider}, which this build of ONNX Runtime lacks{install}"
     return None
 
 

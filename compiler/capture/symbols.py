@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import keyword
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,16 +10,11 @@ import torch
 from .. import dims
 from ..dims import Dim
 from ..graph import Symbol
-
-#: The upper bound a dimension gets where neither the caller nor torch.export bounds it.
-DEFAULT_UPPER = 4096
+from .naming import DEFAULT_UPPER, identifier
+from .unsupported import Unsupported
 
 #: Where torch states no bound it states one near the largest integer; anything above this counts as none.
 _UNBOUNDED = 1 << 40
-
-
-class Unsupported(Exception):
-    """An operation, argument or expression without a counterpart in the vocabulary; the message completes a sentence."""
 
 
 class SymbolTable:
@@ -158,8 +152,7 @@ def name_symbols(
     def claim(torch_name: str, wish: str) -> None:
         if torch_name in names:
             return
-        wish = "".join(c if c.isalnum() or c == "_" else "_" for c in wish)
-        wish = f"d_{wish}" if not wish.isidentifier() or keyword.iskeyword(wish) or wish in ("min", "max") else wish
+        wish = identifier(wish)
         name, count = wish, 1
         while name in taken:
             count += 1

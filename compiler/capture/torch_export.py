@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ from . import (  # noqa: F401  (they register their handlers)
     aten_spatial,
 )
 from .admission import admit
+from .captured import Captured, CapturedInput
 from .custom import unregistered_hint
 from .decomposing import decompose, decompositions
 from .examples import DerivedShapes, Varying, arguments, parameter_names, varying_axes, widened
@@ -47,41 +47,6 @@ from .mutation import needs_functionalization
 from .structure import Structure, input_names, output_names, structure_of
 from .symbols import SymbolTable, Unsupported, name_symbols
 from .weights import dtype_of, to_numpy
-
-
-@dataclass(frozen=True)
-class CapturedInput:
-    """A tensor the caller gives: its name, and the keys that lead to it (``("args", 0)``, ``("kwargs", "past", 0, "key")``)."""
-
-    name: str
-    path: tuple[Any, ...]
-
-
-@dataclass
-class Captured:
-    """A model in the IR, with what is needed to call it as the source was called.
-
-    Attributes:
-        graph: the graph; ``graph.meta`` repeats ``structure``, ``output_names`` and ``source`` (the hash).
-        inputs: per graph input its name and where it sits in the call.
-        input_structure: of ``(args, kwargs)``, as ``structure`` describes; constants are baked in.
-        structure: how the outputs nest (``compiler.capture.structure``); plain JSON data.
-        output_names: per graph output its path in the structure.
-        examples: example inputs by name (bf16 as ``uint16`` bits); empty when the program carries none.
-        source: hex sha256 of torch's graph, the bounds and the weights.
-        notes: what was assumed.
-        class_name: the model's class.
-    """
-
-    graph: Graph
-    inputs: list[CapturedInput]
-    input_structure: Structure
-    structure: Structure
-    output_names: list[str]
-    examples: dict[str, np.ndarray]
-    source: str
-    notes: list[str] = field(default_factory=list)
-    class_name: str = ""
 
 
 def capture(

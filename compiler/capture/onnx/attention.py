@@ -1,0 +1,3 @@
+"""Attention and rotary embedding of the standard."""
+
+from __future__ import annotations

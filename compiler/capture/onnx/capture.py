@@ -1,0 +1,244 @@
+"""Capture an ONNX model: a file or a ``ModelProto`` to a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, ValueInfoProto
+
+from ... import dims as dims_of
+from ...dims import Dim
+from ...errors import CaptureError, UsageError
+from ...graph import Graph, Symbol, Value
+from ...options import nearest
+from ...profile import phase
+from ...types import TensorType
+from ..captured import Captured, CapturedInput
+from ..naming import DEFAULT_UPPER, identifier
+from ..unsupported import Unsupported
+from . import (  # noqa: F401  (they register their handlers)
+    attention,
+    control,
+    elementwise,
+    indexing,
+    losses,
+    microsoft,
+    microsoft_attention,
+    microsoft_quantized,
+    normalization,
+    products,
+    quantization,
+    recurrence,
+    reductions,
+    resampling,
+    shapes,
+    signals,
+    windows,
+)
+from .importing import Failure, Importer
+from .reading import OnnxModel, read_model, source_digest
+from .types import dtype_of, plain
+
+#: What a run-time dimension may be: a size, bounds, or the name of another one that it equals.
+DimWish = int | tuple[int, int] | str
+
+
+def capture_onnx(
+    source: Any,
+    *,
+    examples: Mapping[str, Any] | None = None,
+    dims: Mapping[str, DimWish] | None = None,
+    fixed: Mapping[str, Any] | None = None,
+) -> Captured:
+    """Read an ONNX model into the IR.
+
+    Args:
+        source: the path of a ``.onnx`` file, or a ``ModelProto``.
+        examples: an array for each input by name; None: made up from the types of the inputs and what reads them.
+        dims: run-time dimension by the name that the file gives it -> its size, its bounds (inclusive), or the name of another
+            dimension that it equals. Bounds are 1 and 4096 where nobody states them.
+        fixed: inputs that decide shapes (axes, target sizes) by name -> what they are from now on; they are no inputs of the
+            result.
+
+    Returns:
+        What was captured; outputs nest as a dict by name.
+
+    Raises:
+        CaptureError: no ONNX model, a damaged one, or one with operators that are not read (all of them are named).
+        UsageError: a name in ``dims``, ``fixed`` or ``examples`` is not the model's.
+    """
+    with phase("read ONNX"):
+        model = read_model(source)
+    reader = _Reader(model, dims or {}, fixed or {})
+    with phase("lower into IR"):
+        reader.run()
+    return reader.captured(examples)
+
+
+class _Reader:
+    def __init__(self, model: OnnxModel, wishes: Mapping[str, DimWish], fixed: Mapping[str, Any]) -> None:
+        self.model = model
+        proto = model.proto
+        self.graph = Graph(identifier(proto.graph.name or "main"))
+        local = {(f.domain, f.name): f for f in proto.functions}
+        opsets = model.opsets
+        for function in proto.functions:
+            opsets.setdefault(function.domain, 1)
+        self.importer = Importer(self.graph, opsets, local)
+        self.inputs: list[CapturedInput] = []
+        self.notes: list[str] = []
+        self._wishes, self._fixed = dict(wishes), dict(fixed)
+        self._names: dict[str, str] = {}
+        self.scope: dict[str, Any] = {}
+
+    def run(self) -> None:
+        """Walk the model."""
+        graph = self.model.proto.graph
+        stored = {t.name for t in graph.initializer}
+        own = [i for i in graph.input if i.name not in stored]  # before IR version 4 weights were inputs too
+        self._check_names([i.name for i in own])
+        for info in own:
+            self._input(info)
+        for tensor in graph.initializer:
+            array, dtype = self.model.array(tensor)
+            self.scope[tensor.name] = self.importer.constant(array, dtype, tensor.name)
+        for sparse in graph.sparse_initializer:
+            raise CaptureError(f"the sparse tensor {sparse.values.name!r} is not supported", "store it densely")
+        self.importer.walk(graph.node, self.scope)
+        if self.importer.failures:
+            raise _all_failures(self.importer.failures)
+
+    def _check_names(self, names: Sequence[str]) -> None:
+        for name in self._fixed:
+            if name not in names:
+                raise UsageError(f"the model has no input {name!r} that could be fixed", nearest(name, names))
+
+    def _input(self, info: ValueInfoProto) -> None:
+        kind = info.type.WhichOneof("value")
+        if kind != "tensor_type":
+            what = (kind or "unknown").removesuffix("_type").replace("_", " ")
+            raise CaptureError(f"the input {info.name!r} is a {what}, and inputs are tensors")
+        tensor = info.type.tensor_type
+        try:
+            dtype = dtype_of(tensor.elem_type)
+        except Unsupported as problem:
+            raise CaptureError(f"the input {info.name!r}: {problem} is not supported") from problem
+        if info.name in self._fixed:
+            array = plain(np.asarray(self._fixed[info.name]), dtype)
+            self.scope[info.name] = self.importer.constant(array, dtype, info.name)
+            self.notes.append(f"the input {info.name!r} is fixed")
+            return
+        if not tensor.HasField("shape"):
+            raise CaptureError(
+                f"the input {info.name!r} has no shape, not even a number of axes",
+                "write one into the file, for example with onnx.helper.make_tensor_value_info",
+            )
+        shape = tuple(self._dim(info.name, axis, d) for axis, d in enumerate(tensor.shape.dim))
+        self.scope[info.name] = self.graph.add_input(info.name, TensorType(dtype, shape))
+        self.inputs.append(CapturedInput(info.name, ("kwargs", info.name)))
+
+    def _dim(self, owner: str, axis: int, dim: Any) -> Dim:
+        if dim.HasField("dim_value"):
+            if dim.dim_value >= 0:
+                return int(dim.dim_value)
+            return self._named(f"{owner}_{axis}")  # some tools write -1 for what varies
+        return self._named(dim.dim_param or f"{owner}_{axis}")
+
+    def _named(self, given: str, seen: tuple[str, ...] = ()) -> Dim:
+        """The dimension that the file calls ``given``: a name, or an expression of names ("past + 1")."""
+        wish = self._wishes.get(given)
+        if isinstance(wish, int):
+            self._names[given] = str(wish)
+            return wish
+        if isinstance(wish, str):
+            if wish in seen:
+                raise UsageError(f"the dimension {given!r} is said to equal itself")
+            self._names[given] = wish
+            return self._named(wish, (*seen, given))
+        if wish is None and not given.isidentifier():
+            try:
+                parsed = dims_of.parse(given)
+            except ValueError:
+                pass
+            else:
+                return dims_of.substitute(parsed, {s: self._named(s) for s in dims_of.symbols(parsed)})
+        name = self._names.setdefault(given, self._unique(identifier(given)))
+        if name not in self.graph.symbols:
+            lower, upper = (1, DEFAULT_UPPER) if wish is None else (int(wish[0]), int(wish[1]))
+            if wish is None:
+                self.notes.append(f"the dimension {name!r} has no upper bound; {upper} is assumed")
+            self.graph.symbols[name] = Symbol(name, lower, upper)
+        return dims_of.symbol(name)
+
+    def _unique(self, name: str) -> str:
+        taken, result, count = set(self._names.values()), name, 1
+        while result in taken:
+            count += 1
+            result = f"{name}_{count}"
+        return result
+
+    def captured(self, examples: Mapping[str, Any] | None) -> Captured:
+        """The result of a walk without failures."""
+        unknown = [name for name in self._wishes if name not in self._names]
+        if unknown:
+            raise UsageError(f"the model has no dimension {unknown[0]!r}", nearest(unknown[0], list(self._names)))
+        names: list[str] = []
+        for info in self.model.proto.graph.output:
+            value = self.scope[info.name]
+            if not isinstance(value, Value):
+                raise CaptureError(f"the output {info.name!r} is no tensor, and outputs are tensors")
+            self.graph.outputs.append(value)
+            names.append(info.name)
+        if not names:
+            raise CaptureError(f"{self.model.name} returns nothing")
+        self.graph.sweep()
+        structure = {
+            "kind": "dict",
+            "keys": names,
+            "items": [{"kind": "tensor", "index": i} for i in range(len(names))],
+        }
+        source = source_digest(self.model, self.graph.constants)
+        self.graph.meta.update(structure=structure, output_names=names, source=source)
+        arrays = {} if examples is None else self._examples(examples)
+        taken = {"kind": "dict", "keys": [i.name for i in self.inputs],
+                 "items": [{"kind": "tensor", "index": i} for i in range(len(self.inputs))]}  # fmt: skip
+        call = {"kind": "tuple", "items": [{"kind": "tuple", "items": []}, taken]}
+        name = self.model.proto.graph.name or "main"
+        return Captured(self.graph, self.inputs, call, structure, names, arrays, source, self.notes, name)
+
+    def _examples(self, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        names = [i.name for i in self.inputs]
+        for name in given:
+            if name not in names and name not in self._fixed:
+                raise UsageError(f"the model has no input {name!r}", nearest(name, names))
+        missing = [name for name in names if name not in given]
+        if missing:
+            raise UsageError(f"the example lacks the input {missing[0]!r}", "give an array for every input, or none")
+        by_name = {v.name: v for v in self.graph.inputs}
+        return {name: plain(np.asarray(given[name]), by_name[name].dtype) for name in names}
+
+
+def _all_failures(failures: Sequence[Failure]) -> CaptureError:
+    places: dict[tuple[str, str], list[str]] = {}
+    for f in failures:
+        places.setdefault((f.op, f.why), []).append(f.node)
+    parts = []
+    for (op, why), nodes in places.items():
+        more = f" and {len(nodes) - 3} more" if len(nodes) > 4 else ""
+        shown = ", ".join(nodes[:3] if more else nodes) + more
+        parts.append(f"{op}{f' ({why})' if why else ''} at {shown}")
+    count = "an operator" if len(parts) == 1 else f"{len(parts)} operators"
+    fixes = sorted({name for f in failures for name in f.fixes})
+    hint = None
+    if fixes:
+        hint = f"the model's input {fixes[0]!r} decides a shape: fix it, for example with --fix {fixes[0]}=..."
+    else:
+        unknown = next((f.op for f in failures if not f.why and "::" in f.op), None)
+        if unknown is not None:
+            hint = f"say what it computes: planish.register_op({unknown!r}, ...), see docs/onnx.md"
+    return CaptureError(f"the model uses {count} that cannot be read: " + "; ".join(parts), hint)
+
+
+__all__ = ["DimWish", "ModelProto", "capture_onnx"]

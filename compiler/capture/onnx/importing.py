@@ -1,0 +1,429 @@
+"""From an ONNX graph to the IR: one walk in order, one handler per operator, every failure collected.
+
+For each node, in this order: what is known of small integer tensors is computed (``contents.py``), what depends on constants
+alone is computed by ONNX's own reference implementation, else the handler of the operator is called, else its definition by
+other operators (a function of the model, or the body that the standard gives) is walked in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, GraphProto, NodeProto
+
+from ...dims import Bounds, Dim, Expr, product
+from ...errors import PlanishError
+from ...graph import Attrs, Graph, Node, Value
+from ...types import DType
+from ..unsupported import Unsupported
+from . import contents, folding, functions
+from .contents import Content
+from .origins import origin
+from .registry import STANDARD, domain_of, find
+from .types import array_of
+
+#: Operators whose constant operands are weights that stay as they are stored.
+KEPT = frozenset({"DequantizeLinear", "QuantizeLinear", "Identity", "Constant"})
+#: Operators that no constant can stand for.
+RANDOM = frozenset(
+    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
+)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One node that could not be read.
+
+    Attributes:
+        op: its operator, with its domain where that is not the standard one.
+        why: the reason; empty: nobody knows the operator.
+        node: the node's name, or that of its first result.
+        fixes: inputs of the model that would have to be constants.
+    """
+
+    op: str
+    why: str
+    node: str
+    fixes: tuple[str, ...] = ()
+
+
+class NotConstant(Unsupported):
+    """A tensor that decides a shape, or an attribute, is computed from ``inputs`` of the model."""
+
+    def __init__(self, what: str, inputs: Sequence[str]) -> None:
+        super().__init__(what)
+        self.inputs = tuple(inputs)
+
+
+class Importer:
+    """The state of one walk; what handlers build with.
+
+    Args:
+        graph: the graph being built.
+        opsets: version per domain.
+        local: functions of the model by (domain, name).
+
+    Attributes:
+        graph, opsets: as given.
+        node: the ONNX node at hand.
+        failures: what could not be read.
+    """
+
+    def __init__(
+        self, graph: Graph, opsets: Mapping[str, int], local: Mapping[tuple[str, str], onnx.FunctionProto] | None = None
+    ) -> None:
+        self.graph = graph
+        self.opsets = dict(opsets)
+        self.local = dict(local or {})
+        self.node: NodeProto
+        self.failures: list[Failure] = []
+        self._contents: dict[Value, Content] = {}
+        self._scalars: dict[tuple[Any, ...], Value] = {}
+        self._poisoned: set[str] = set()
+        self._path, self._location = "", None  # type: str, str | None
+        self._outer: list[str] = []
+
+    # -- walking -------------------------------------------------------------------------------------------------------
+    def walk(self, nodes: Sequence[NodeProto], scope: dict[str, Any]) -> None:
+        """Read ``nodes`` in order; ``scope`` maps names of tensors to values and grows."""
+        for node in nodes:
+            self._read(node, scope)
+
+    def body(self, graph: GraphProto, scope: Mapping[str, Any], operands: Sequence[Value] = ()) -> list[Value]:
+        """The outputs of a graph that a node holds (a branch, the body of a loop), read in place.
+
+        Args:
+            graph: the graph.
+            scope: what stands outside of it.
+            operands: what its inputs are.
+        """
+        inner = dict(scope)
+        for tensor in graph.initializer:
+            inner[tensor.name] = self.constant(*array_of(tensor), tensor.name)
+        inner.update(zip((i.name for i in graph.input), operands, strict=False))
+        kept = self.node, self._path, self._location
+        self.walk(graph.node, inner)
+        self.node, self._path, self._location = kept
+        missing = [o.name for o in graph.output if o.name not in inner]
+        if missing:
+            raise Unsupported(f"its body does not compute {missing[0]!r}")
+        return [inner[o.name] for o in graph.output]
+
+    @property
+    def scope(self) -> Mapping[str, Any]:
+        """The tensors that the node at hand can see, by name."""
+        return self._scope
+
+    def _read(self, node: NodeProto, scope: dict[str, Any]) -> None:
+        self.node, self._scope = node, scope
+        self._path, self._location = origin(node, self._outer)
+        if not self._poisoned.isdisjoint(node.input):
+            self._poisoned |= set(filter(None, node.output))
+            return
+        try:
+            results = self._results(node, [scope[name] if name else None for name in node.input])
+        except KeyError as missing:
+            self._fail(node, f"its input {missing} is computed nowhere before it")
+            return
+        except NotConstant as problem:
+            self._fail(node, str(problem), problem.inputs)
+            return
+        except (Unsupported, PlanishError) as problem:
+            self._fail(node, problem.message if isinstance(problem, PlanishError) else str(problem))
+            return
+        if results is None:
+            self._fail(node, "")
+            return
+        scope.update({name: value for name, value in zip(node.output, results, strict=False) if name})
+
+    def _fail(self, node: NodeProto, why: str, fixes: tuple[str, ...] = ()) -> None:
+        domain = domain_of(node.domain)
+        op = f"{domain}::{node.op_type}" if domain else node.op_type
+        self.failures.append(Failure(op, why, node.name or next(filter(None, node.output), ""), fixes))
+        self._poisoned |= set(filter(None, node.output))
+
+    def _results(self, node: NodeProto, operands: list[Value | None]) -> Sequence[Any] | None:
+        """What the node computes; None where nobody knows its operator."""
+        domain, attributes = domain_of(node.domain), attributes_of(node)
+        while operands and operands[-1] is None:
+            operands.pop()
+        if domain == STANDARD:
+            known = [None if v is None else self.known(v) for v in operands]
+            if operands and all(k is not None or v is None for k, v in zip(known, operands, strict=True)):
+                found = contents.compute(node.op_type, known, attributes, self.bounds)
+                if found is not None:
+                    return self._of_contents(node, operands, found, attributes)
+            if folded := self._folded(node, operands):
+                return folded
+        own = self.local.get((domain, node.op_type))
+        if own is not None:
+            return functions.inline(self, own, node, operands, attributes)
+        entry = find(domain, node.op_type, self.opsets.get(domain, 1))
+        if entry is not None:
+            entry.check(len(operands), attributes)
+            result = entry.handler(self, *operands, **attributes)
+            return list(result) if isinstance(result, (list, tuple)) else [result]
+        definition = functions.definition(node, operands, self.opsets)
+        return None if definition is None else functions.inline(self, definition, node, operands, attributes)
+
+    def _of_contents(
+        self, node: NodeProto, operands: Sequence[Value | None], found: list[Content], attributes: Mapping[str, Any]
+    ) -> list[Value]:
+        dtype = next((v.dtype for v in operands if v is not None), DType.i64)
+        if node.op_type in ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"):
+            dtype = DType.bool
+        elif node.op_type == "Cast":
+            dtype = {6: DType.i32, 7: DType.i64, 9: DType.bool}[attributes["to"]]
+        elif node.op_type == "Where":
+            dtype = next(v.dtype for v in operands[1:] if v is not None)
+        elif node.op_type == "ConstantOfShape":
+            dtype = DType.of(np.asarray(attributes["value"]))
+        return [self.holding(content, dtype) for content in found]
+
+    def _folded(self, node: NodeProto, operands: Sequence[Value | None]) -> list[Value] | None:
+        """The results of an operator all of whose operands are constants; None where it is left to its handler."""
+        if (
+            not operands
+            or node.op_type in KEPT
+            or node.op_type in RANDOM
+            or any(a.HasField("g") for a in node.attribute)
+        ):
+            return None
+        arrays = [None if v is None else self.array(v) for v in operands]
+        if any(a is None and v is not None for a, v in zip(arrays, operands, strict=True)):
+            return None
+        dtypes = [None if v is None else v.dtype for v in operands]
+        results = folding.fold(node, arrays, dtypes, self.opsets)
+        if results is None:
+            return None
+        return [self.constant(a, d, name or "folded") for (a, d), name in zip(results, node.output, strict=False)]
+
+    # -- what is known -------------------------------------------------------------------------------------------------
+    @property
+    def bounds(self) -> dict[str, Bounds]:
+        """Inclusive bounds of the symbols by name."""
+        return self.graph.bounds
+
+    def array(self, value: Value | None) -> np.ndarray | None:
+        """The data of a constant, None for anything computed."""
+        return self.graph.array(value)
+
+    def known(self, value: Value) -> Content | None:
+        """What a small tensor of integers or truth values holds, as numbers and dimensions; None if that is not known."""
+        found = self._contents.get(value)
+        if found is not None:
+            return found
+        array = self.array(value)
+        if array is None or array.size > contents.MOST or not (value.dtype.is_integer or value.dtype is DType.bool):
+            return None
+        found = self._contents[value] = np.asarray(array.astype(object))
+        return found
+
+    def learn(self, value: Value, content: Content) -> None:
+        """Say what a computed value holds."""
+        self._contents[value] = content
+
+    def dims(self, value: Value, what: str) -> list[Dim]:
+        """What a tensor of integers holds, flat.
+
+        Raises:
+            NotConstant: that depends on the data; ``what`` names its role ("the shape", "the axes").
+        """
+        content = self.known(value)
+        if content is None:
+            raise NotConstant(f"{what} depends on the data", self.sources(value))
+        return list(content.reshape(-1))
+
+    def ints(self, value: Value, what: str) -> list[int]:
+        """As :meth:`dims`, of numbers alone.
+
+        Raises:
+            NotConstant: it depends on the data, or on a size that varies.
+        """
+        found = self.dims(value, what)
+        numbers = [int(d) for d in found if not isinstance(d, Expr)]
+        if len(numbers) < len(found):
+            raise NotConstant(f"{what} depends on a size that varies", ())
+        return numbers
+
+    def number(self, value: Value, what: str) -> float:
+        """The only element of a constant.
+
+        Raises:
+            NotConstant: it is computed from the data.
+        """
+        array = self.array(value)
+        if array is None or array.size != 1:
+            raise NotConstant(f"{what} depends on the data", self.sources(value))
+        return array.reshape(-1)[0].item()
+
+    def data(self, value: Value, what: str) -> np.ndarray:
+        """The data of a constant.
+
+        Raises:
+            NotConstant: it is computed from the data.
+        """
+        array = self.array(value)
+        if array is None:
+            raise NotConstant(f"{what} depends on the data", self.sources(value))
+        return array
+
+    def sources(self, value: Value) -> list[str]:
+        """Names of the inputs of the model that a value is computed from, the size of a tensor apart."""
+        found: list[str] = []
+        todo, seen = [value], {value}
+        while todo:
+            at = todo.pop()
+            if at in self.graph.inputs:
+                found.append(at.name)
+            for operand in () if at.node is None else at.node.operands:
+                if operand not in seen:
+                    seen.add(operand)
+                    todo.append(operand)
+        return found
+
+    # -- what handlers build with --------------------------------------------------------------------------------------
+    @property
+    def opset(self) -> int:
+        """The version of the standard operators."""
+        return self.opsets.get(STANDARD, 1)
+
+    @property
+    def results(self) -> list[bool]:
+        """Whether each result of the node at hand is wanted."""
+        return [bool(name) for name in self.node.output]
+
+    def emit(self, op: str, *inputs: Value | None, **attrs: Any) -> Value:
+        """Append a node with one result at the place of the node at hand."""
+        return self.insert(op, inputs, attrs).output
+
+    def insert(self, op: str, inputs: Sequence[Value | None], attrs: Attrs) -> Node:
+        """Append a node, with any number of results, at the place of the node at hand."""
+        return self.graph.insert(op, inputs, attrs, name=self._path, location=self._location)
+
+    def constant(self, array: np.ndarray, dtype: DType | None = None, name: str = "c") -> Value:
+        """A constant of the graph; bf16 as ``uint16`` bits."""
+        return self.graph.add_constant(array, name, dtype)
+
+    def holding(self, content: Content, dtype: DType) -> Value:
+        """A tensor that holds numbers and dimensions."""
+        if contents.is_constant(content):
+            return self.constant(np.asarray(content.tolist(), dtype.numpy).reshape(content.shape), dtype, "shape")
+        parts = [
+            self.emit("full", value=e, shape=(1,) if content.ndim else (), dtype=dtype) for e in content.reshape(-1)
+        ]
+        value = parts[0] if len(parts) == 1 else self.emit("concat", *parts, axis=0)
+        value = self.reshape(value, content.shape)
+        self.learn(value, content)
+        return value
+
+    def cast(self, value: Value, dtype: DType) -> Value:
+        """``value`` with another element type; itself if it has that one."""
+        return value if value.dtype is dtype else self.emit("cast", value, dtype=dtype)
+
+    def scalar(self, value: bool | float | Expr, dtype: DType) -> Value:
+        """A rank-0 constant; a size that varies becomes a ``full``."""
+        if isinstance(value, Expr):
+            return self.cast(self.emit("full", value=value, shape=(), dtype=DType.i64), dtype)
+        key = (type(value), repr(value), dtype)
+        found = self._scalars.get(key)
+        if found is None:
+            found = self._scalars[key] = self.constant(scalar_array(value, dtype), dtype, "scalar")
+        return found
+
+    def reshape(self, value: Value, shape: Sequence[Dim]) -> Value:
+        """``value`` in another shape; itself if it has that one."""
+        shape = tuple(shape)
+        return value if value.shape == shape else self.emit("reshape", value, shape=shape)
+
+    def transpose(self, value: Value, perm: Sequence[int]) -> Value:
+        """``value`` with its axes in another order; itself if they stay."""
+        perm = tuple(perm)
+        return value if perm == tuple(range(len(perm))) else self.emit("transpose", value, perm=perm)
+
+    def expand(self, value: Value, shape: Sequence[Dim]) -> Value:
+        """``value`` broadcast to a shape; itself if it has that one."""
+        shape = tuple(shape)
+        return value if value.shape == shape else self.emit("expand", value, shape=shape)
+
+    def slice(self, value: Value, axis: int, start: Dim, end: Dim, step: int = 1) -> Value:
+        """``start:end:step`` along an axis; itself if that is all of it."""
+        axis %= value.type.rank
+        if start == 0 and end == value.shape[axis] and step == 1:
+            return value
+        return self.emit("slice", value, axis=axis, start=start, end=end, step=step)
+
+    def resolved(self, value: Value, shape: Sequence[Dim], keep: bool = True) -> tuple[Dim, ...]:
+        """A wanted shape with -1 (what is left) and, where ``keep``, 0 (as it is) replaced.
+
+        Raises:
+            Unsupported: what is left is no whole dimension.
+        """
+        sizes = [value.shape[i] if keep and isinstance(d, int) and d == 0 else d for i, d in enumerate(shape)]
+        free = [i for i, d in enumerate(sizes) if isinstance(d, int) and d == -1]
+        if len(free) > 1:
+            raise Unsupported("more than one size of the shape is -1")
+        if free:
+            from ...dims import divide_exactly, floordiv
+
+            rest = product(d for i, d in enumerate(sizes) if i != free[0])
+            left = divide_exactly(value.type.elements, rest) if rest != 0 else 0
+            sizes[free[0]] = floordiv(value.type.elements, rest) if left is None else left
+        return tuple(sizes)
+
+    def quietly(self, attempt: Callable[[], Any]) -> Any:
+        """The result of ``attempt``, or None where it raises :class:`Unsupported`."""
+        try:
+            return attempt()
+        except Unsupported:
+            return None
+
+
+def attributes_of(node: NodeProto) -> dict[str, Any]:
+    """The attributes of a node as Python has them: numbers, text, lists, arrays, graphs.
+
+    Raises:
+        Unsupported: one of a kind that no operator that can be read has.
+    """
+    found: dict[str, Any] = {}
+    for attribute in node.attribute:
+        if attribute.ref_attr_name:  # of a function's body; the function's caller gave none
+            continue
+        found[attribute.name] = _attribute(attribute)
+    return found
+
+
+def _attribute(a: AttributeProto) -> Any:
+    match a.type:
+        case AttributeProto.FLOAT:
+            return a.f
+        case AttributeProto.INT:
+            return a.i
+        case AttributeProto.STRING:
+            return a.s.decode(errors="replace")
+        case AttributeProto.TENSOR:
+            return array_of(a.t)[0]
+        case AttributeProto.GRAPH:
+            return a.g
+        case AttributeProto.FLOATS:
+            return list(a.floats)
+        case AttributeProto.INTS:
+            return list(a.ints)
+        case AttributeProto.STRINGS:
+            return [s.decode(errors="replace") for s in a.strings]
+        case AttributeProto.TENSORS:
+            return [array_of(t)[0] for t in a.tensors]
+    raise Unsupported(f"its attribute {a.name!r} is of a kind that is not read")
+
+
+def scalar_array(value: bool | float, dtype: DType) -> np.ndarray:
+    """A number as a rank-0 array of ``dtype``."""
+    from ...types import float_to_bf16
+
+    return (
+        float_to_bf16(np.asarray(value, np.float32)) if dtype is DType.bf16 else np.asarray(value).astype(dtype.numpy)
+    )

@@ -1,0 +1,3 @@
+"""Lookups and scatters by ids."""
+
+from __future__ import annotations

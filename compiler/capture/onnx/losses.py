@@ -1,0 +1,3 @@
+"""Losses as inference models hold them."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""Attention operators that ONNX Runtime's own tools write (com.microsoft)."""
+
+from __future__ import annotations

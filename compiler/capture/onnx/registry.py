@@ -1,0 +1,90 @@
+"""Which function reads which operator.
+
+A handler is ``handler(at, *operands, **attributes)``: ``at`` is the :class:`~.importing.Importer`, operands come in the order of
+the ONNX operator (None for one that is absent), attributes by name (numbers, strings, lists of them, numpy arrays, or
+``GraphProto`` for bodies). It returns a value, or a sequence of them, and raises :class:`Unsupported` with the reason it cannot.
+An attribute that the handler does not know is an error, so that nothing is dropped in silence.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ..unsupported import Unsupported
+
+Handler = Callable[..., Any]
+
+#: The domain of the standard operators, and the other name it goes by.
+STANDARD = ""
+#: The domain of the operators that ONNX Runtime's own tools write.
+MICROSOFT = "com.microsoft"
+
+
+def domain_of(name: str) -> str:
+    """The domain with one spelling for the standard one."""
+    return STANDARD if name == "ai.onnx" else name
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A handler and the first opset whose form of the operator it reads."""
+
+    since: int
+    handler: Handler
+
+    @cached_property
+    def attributes(self) -> set[str] | None:
+        """Names of the attributes it knows; None: any."""
+        parameters = inspect.signature(self.handler).parameters.values()
+        if any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return None
+        return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+    @cached_property
+    def operands(self) -> int | None:
+        """How many operands it takes at most; None: any number."""
+        parameters = list(inspect.signature(self.handler).parameters.values())[1:]
+        if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+            return None
+        return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+
+    def check(self, operands: int, attributes: Mapping[str, Any]) -> None:
+        """Return where the handler knows all it is given.
+
+        Raises:
+            Unsupported: it does not; says what.
+        """
+        if self.attributes is not None:
+            unknown = sorted(set(attributes) - self.attributes)
+            if unknown:
+                raise Unsupported(f"its attribute {unknown[0]!r} is not supported")
+        if self.operands is not None and operands > self.operands:
+            raise Unsupported(f"it has {operands} inputs where {self.operands} are known")
+
+
+HANDLERS: dict[tuple[str, str], list[Entry]] = {}
+
+
+def op(*names: str, since: int = 1, domain: str = STANDARD) -> Callable[[Handler], Handler]:
+    """Register a handler for operators of a domain as they are from opset ``since`` on, until a later entry takes over."""
+
+    def add(handler: Handler) -> Handler:
+        for name in names:
+            entries = HANDLERS.setdefault((domain, name), [])
+            if any(e.since == since for e in entries):
+                raise ValueError(f"{name} of opset {since} is handled twice")
+            entries.append(Entry(since, handler))
+            entries.sort(key=lambda e: e.since)
+        return handler
+
+    return add
+
+
+def find(domain: str, name: str, version: int) -> Entry | None:
+    """The entry for an operator in a version of its domain, None if there is none."""
+    usable = [e for e in HANDLERS.get((domain_of(domain), name), ()) if e.since <= version]
+    return usable[-1] if usable else None

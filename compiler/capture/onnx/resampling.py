@@ -1,0 +1,3 @@
+"""Resize, grid sampling, and what else reads between elements."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""Convolution, transposed convolution, pooling."""
+
+from __future__ import annotations

@@ -7,27 +7,30 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from .assembly import Artifact, Built, joined
 from .compiler.artifact.provenance import hash_bytes
 from .compiler.cache import cache_directory
-from .compiler.errors import UsageError
+from .compiler.errors import BudgetError, UsageError
 from .compiler.graph import Graph
 from .compiler.pass_protocol import Note
 from .compiler.plan import Plan
 from .compiler.sizes import sizes_of
 from .compiler.target import Target
 from .passes.weights.store import WeightStore
+from .runtime.loader import why_not
 from .runtime.machine import cpu_name
 from .search.budget import CONFIDENCE, COVERAGE, Bar
 from .search.calibration import calibrated_on, estimated_on
 from .search.effort import find_effort
 from .search.executor import executor as open_executor
 from .search.journal import Journal
-from .search.loop import Request, Search
+from .search.loop import Search
 from .search.metrics import Scorer
+from .search.request import Request
 from .search.samples import load_samples
 from .search.splits import split
 from .search.telling import interim, told
@@ -35,9 +38,6 @@ from .search.trials import Tools
 from .search.units import find_units
 from .search.workload import Workload
 from .trial import Variant, Workbench, release_memory
-
-if TYPE_CHECKING:
-    from .driver import Artifact, Built
 
 OBJECTIVES = ("latency", "size", "latency then size")
 
@@ -81,6 +81,22 @@ class Wish:
             raise UsageError("a budget needs data to be judged on", "give calibration=...: typical inputs of the model")
 
 
+Make = Callable[[Plan, list[Mapping[str, np.ndarray]], WeightStore], tuple[Built, Artifact]]
+
+
+@dataclass(frozen=True)
+class Other:
+    """A further target that a variant is built for, by the plan that was found on the first.
+
+    Attributes:
+        target: with its level filled in.
+        make: as for the first (:func:`decide`).
+    """
+
+    target: Target
+    make: Make
+
+
 def decide(
     wish: Wish,
     graph: Graph,
@@ -89,8 +105,9 @@ def decide(
     pins: Plan,
     target: Target,
     source: str,
-    make: Callable[[Plan, list[Mapping[str, np.ndarray]], WeightStore], tuple[Built, Artifact]],
+    make: Make,
     progress: Callable[[str, int, int], None] | None = None,
+    others: Sequence[Other] = (),
 ) -> Artifact:
     """The cheapest artifact that is proved to meet the bar.
 
@@ -104,10 +121,12 @@ def decide(
         source: hash of the model.
         make: (plan, calibration batches, store) to what was built and the artifact of it.
         progress: called with (what, done, total).
+        others: further targets; each gets a variant by the same plan, judged by the same bar on the same final samples where it
+            runs on this machine. Nothing is chosen by what it scores, so each of these proofs stands for itself.
 
     Raises:
         UsageError: the data, the bar or the workload do not fit the model.
-        BudgetError: no plan meets the bar.
+        BudgetError: no plan meets the bar, or the variant of another target misses it.
     """
     bar = Bar.parse(wish.budget, wish.metrics)
     scorer = Scorer(bar, wish.score, output_names)
@@ -164,10 +183,50 @@ def decide(
     try:
         artifact = _with_record(outcome.variant.artifact, {**told(request, outcome, **words), "resumed": resumed})
         _add_kernels(artifact, bench, outcome.variant)
+        further = []
+        for other in others:
+            if progress is not None:
+                progress(f"building and proving the variant for {other.target}", 0, 0)
+            built, variant = other.make(outcome.variant.plan, batches, store)
+            further.append(variant)
+            record = _judged(other, built, variant, outcome, bench, workload.threads)
+            artifact.report["search"].setdefault("variants", []).append(record)
+        artifact = joined([artifact, *further])
         artifact.report["notes"] = [*notes, *artifact.report["notes"]]
     finally:
         outcome.variant.close()
     return artifact
+
+
+def _judged(
+    other: Other, built: Built, artifact: Artifact, outcome: Outcome, bench: Workbench, threads: int
+) -> dict[str, Any]:
+    """What is known of another target's variant: its proof and its time beside the first's, or why it has none.
+
+    Raises:
+        BudgetError: it misses the bar.
+        RunError: it does not run although all that it needs is here.
+    """
+    (unit,) = artifact.manifest["units"]
+    told: dict[str, Any] = {"unit": unit["name"], "target": str(other.target), "proof": []}
+    if reason := why_not(unit):
+        return {**told, "why_not": f"it needs {reason}"}
+    assert outcome.judge is not None
+    variant = Variant(outcome.variant.plan, built, artifact, threads)
+    try:
+        verdicts = outcome.judge.verdicts(outcome.judge.scores(variant))
+        missed = next((v for v in verdicts if not v.holds), None)
+        if missed is not None:
+            raise BudgetError(
+                f"the plan that was found meets the bar, but not as {other.target} computes it: {missed.sentence}",
+                f"leave {other.target} out, or name it first so that the search runs on it",
+            )
+        first, own = bench.clock([outcome.variant, variant])
+        seconds = own * outcome.chosen.seconds / first
+        return {**told, "why_not": None, "seconds": seconds, "bytes": variant.bytes,
+                "proof": [v.to_data() for v in verdicts]}  # fmt: skip
+    finally:
+        variant.release()
 
 
 def _with_record(artifact: Artifact, record: dict[str, Any]) -> Artifact:

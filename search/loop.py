@@ -15,26 +15,26 @@ Everything measured goes to the journal, so an interrupted search goes on where 
 
 from __future__ import annotations
 
+import glob
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ..compiler.errors import BudgetError
-from ..compiler.graph import Graph
-from ..compiler.plan import Plan, find_precision
+from ..compiler.plan import Plan, Rule, find_precision
 from ..passes.weights.store import WeightStore
-from .budget import Bar, Verdict, fixed_sequence
+from .budget import Verdict, fixed_sequence
 from .cost import CostTable
 from .dominance import pointless
-from .effort import Effort, candidates
+from .effort import candidates
 from .journal import Journal
 from .margin import FAR
-from .metrics import Scorer
-from .samples import Samples, Splits
+from .proof import in_order, infeasible
+from .request import Outcome, Request
 from .sensitivity import METHODS, Job, Table, pairwise
 from .sensitivity.variants import calibrate_units
 from .solve import Solution, solve
@@ -46,69 +46,6 @@ FLOAT = "f32"
 CLOSE_ENOUGH = 1.04
 #: A refinement has to be this much cheaper than what it refines.
 WORTH = 0.995
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked for.
-
-    Attributes:
-        graph: the decision graph: the pipeline run up to, not including, ``quantize``.
-        units: what can be decided, with the candidates on the target.
-        pins: rules of the user; they hold whatever the search finds.
-        objective: ``latency``, ``size`` or ``latency then size``.
-        shares: weight of every point of the workload, summing to 1.
-        coverage, confidence: of the promise.
-        batches: what the builds calibrate on.
-        estimated: what losses are estimated on.
-    """
-
-    graph: Graph
-    units: Sequence[Unit]
-    pins: Plan
-    bar: Bar
-    scorer: Scorer
-    splits: Splits
-    objective: str
-    effort: Effort
-    shares: Sequence[float]
-    coverage: float
-    confidence: float
-    seed: int
-    batches: Sequence[Mapping[str, np.ndarray]]
-    estimated: Samples
-
-
-@dataclass
-class Outcome:
-    """What came of it.
-
-    Attributes:
-        variant: the plan that was proved, built.
-        chosen: its trial.
-        proof: verdicts on the final samples.
-        final: term -> scores of the final samples.
-        trials: all of them.
-        units: with the candidates that were tried.
-        costs, table: what the solver stood on.
-        solution: the solver's last word on the way to the chosen plan; None where it was not asked.
-        dropped: words about what stays float because it does not pay.
-        pointless: (unit, precision) -> why it was not tried: something finer costs no more.
-        phases: seconds of each.
-    """
-
-    variant: Any
-    chosen: Trial
-    proof: list[Verdict]
-    final: dict[str, np.ndarray]
-    trials: list[Trial]
-    units: list[Unit]
-    costs: CostTable | None = None
-    table: Table | None = None
-    solution: Solution | None = None
-    dropped: list[str] = field(default_factory=list)
-    pointless: dict[tuple[str, str], str] = field(default_factory=dict)
-    phases: dict[str, float] = field(default_factory=dict)
 
 
 class Search:
@@ -503,10 +440,17 @@ class Search:
     def _plan(self, assignment: Mapping[str, str], plainly: Sequence[str] = ()) -> Plan:
         """The plan of an assignment, with the methods of this effort where no pin names one; weights of the precisions
         ``plainly`` are rounded to nearest."""
-        methods = {**self.request.effort.weights, **dict.fromkeys(plainly, "rtn")}
         pinned = set(self.request.pins.rules)
+        kinds = {glob.escape(source): unit.kind for unit in self.request.units for source in unit.sources}
+
+        def method(rule: Rule) -> str | None:
+            kind = kinds.get(rule.pattern, "linear")
+            if rule.precision.name in plainly and kind == "linear":
+                return "rtn"
+            return self.store.method(rule.precision.name, kind)
+
         plan = plan_of(self.request.units, assignment, self.request.pins)
-        return Plan(tuple(r if r in pinned else replace(r, weights=methods.get(r.precision.name)) for r in plan.rules))
+        return Plan(tuple(r if r in pinned else replace(r, weights=method(r)) for r in plan.rules))
 
     def _tried(self, unit: Unit) -> Unit:
         effort, objective = self.request.effort, self.request.objective
@@ -514,9 +458,10 @@ class Search:
 
     # -- proof -------------------------------------------------------------------------------------------------------
     def _prove(self) -> Outcome:
-        sequence = self._sequence()
+        allowed = [t for t in self.trials if self._allowed(t)]
+        sequence = in_order(allowed, self._best(), self._price)
         if not sequence:
-            self._infeasible(None)
+            raise infeasible(self.request, allowed, None)
         final = self.request.splits.final
         self._say("scoring the float model on the final samples")
         judge = Judge(
@@ -538,8 +483,7 @@ class Search:
                 break
         at = fixed_sequence([r[3] for r in results])
         if at is None:
-            self._infeasible(results[0][3])
-            raise AssertionError
+            raise infeasible(self.request, allowed, results[0][3])
         chosen, variant, scores, verdicts = results[at]
         if self.request.objective != "size" and chosen.id != 0:
             chosen, variant, scores, verdicts = self._never_slower(results[: at + 1])
@@ -547,26 +491,8 @@ class Search:
         self._ended("proof")
         return Outcome(
             variant, chosen, verdicts, scores, self.trials, list(self.units), self.costs, self.table,
-            self._solutions.get(chosen.id), self.dropped, self.pointless, self.phases,
+            self._solutions.get(chosen.id), self.dropped, self.pointless, self.phases, judge,
         )  # fmt: skip
-
-    def _sequence(self) -> list[Trial]:
-        """Plans from the safest to the cheapest, each cheaper than the one before."""
-        allowed = [t for t in self.trials if self._allowed(t)]
-        best = self._best()
-        chain: list[Trial] = []
-        if best is not None:
-            safer = [t for t in allowed if t.most_used <= 0.7 * best.most_used and t.met]
-            chain = [*([min(safer, key=self._price)] if safer else []), best]
-        bolder = [
-            t for t in allowed if 1.0 < t.most_used <= 1.15 and (best is None or self._price(t) < self._price(best))
-        ]
-        chain += sorted(bolder, key=lambda t: t.most_used)[:1]
-        if allowed and allowed[0].id == 0 and allowed[0] not in chain:
-            chain.insert(0, allowed[0])
-        elif not chain and allowed:  # pins forbid float: the best there is
-            chain = [min(allowed, key=lambda t: t.most_used)]
-        return chain
 
     def _never_slower(self, results: Sequence[Any]) -> Any:
         """The result, or the float model where that turns out to be as fast."""
@@ -579,17 +505,6 @@ class Search:
             f"the plan found takes {own * 1e3:.3g} ms a call and float {float_seconds * 1e3:.3g} ms: the model stays float"
         )
         return results[0]
-
-    def _infeasible(self, verdicts: Sequence[Verdict] | None) -> None:
-        best = min((t for t in self.trials if self._allowed(t)), key=lambda t: t.most_used, default=None)
-        reached = " and ".join(
-            f"{term.metric} {best.quality[str(term)]:.6g} {term.statistic}" for term in self.request.bar.terms if best
-        )
-        why = f" ({next(v.sentence for v in verdicts if not v.holds)})" if verdicts else ""
-        raise BudgetError(
-            f"no plan meets {self.request.bar}; the best reached is {reached}{why}",
-            "ask for less, or give more samples" + (", or pin fewer layers" if self.request.pins.rules else ""),
-        )
 
     # -- progress ----------------------------------------------------------------------------------------------------
     def _say(self, what: str, done: int = 0, total: int = 0) -> None:

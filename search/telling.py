@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..compiler.quantities import seconds as duration
-from .loop import FLOAT, Outcome, Request
+from .loop import FLOAT
 from .record import VERSION
+from .request import Outcome, Request
 from .samples import Samples
 from .trials import Trial
 from .units import Unit

@@ -30,9 +30,9 @@ class WeightStore:
     """
 
     def __init__(self, methods: Mapping[str, str] | None = None) -> None:
-        """An empty store; ``methods``: name of a precision -> the method that this search makes its weights with, where that is
-        not the default."""
-        self.methods = dict(methods or {})
+        """An empty store; ``methods``: name of a precision -> the method that this search makes the weights of linears with,
+        where that is not the default."""
+        self._methods = dict(methods or {})
         self.made = 0
         self.reused = 0
         self._data = ""
@@ -40,6 +40,11 @@ class WeightStore:
         self._digests: dict[int, tuple[np.ndarray, str]] = {}
         self._making: dict[Hashable, threading.Lock] = {}
         self._lock = threading.Lock()
+
+    def method(self, precision: str, kind: str) -> str | None:
+        """The method for weights of a kind of node (``linear``, ``conv``, ``embedding``); None is the default. Methods that
+        look at the data are for linears: kernels of convolutions and tables are rounded to nearest."""
+        return self._methods.get(precision) if kind == "linear" else None
 
     def use(self, data: str) -> None:
         """Say by its digest which calibration data entries are made from; those of other data are dropped."""

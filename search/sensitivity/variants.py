@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...compiler.graph import Graph, Node
-from ...compiler.precision import find_precision
+from ...compiler.precision import find_precision, kind_of_node
 from ...compiler.text import parse_graph, print_graph
 from ..units import Unit, nodes_of
 from .replay import Small
@@ -42,7 +42,8 @@ def quantise(graph: Graph, nodes: Sequence[Node], precision: str, store: WeightS
     from ...passes.weights.store import WeightStore
 
     store = WeightStore() if store is None else store
-    return quantized(graph, nodes, find_precision(precision), store=store, weights=store.methods.get(precision))
+    method = store.method(precision, kind_of_node(nodes[0]))
+    return quantized(graph, nodes, find_precision(precision), store=store, weights=method)
 
 
 def calibrate_units(
@@ -73,7 +74,7 @@ def calibrate_units(
         if unit.kind != "embedding"  # rows of a table are rounded whatever looks them up
         for precision in unit.candidates
         if precision != FLOAT
-        for request in requests_of(nodes_of(graph, unit), find_precision(precision), store.methods.get(precision))
+        for request in requests_of(nodes_of(graph, unit), find_precision(precision), store.method(precision, unit.kind))
     ]
     calibrate(graph, requests, batches, store, PassContext(progress=progress))
 

@@ -27,8 +27,9 @@ from planish.search.budget import Bar
 from planish.search.dataset import Dataset
 from planish.search.effort import EFFORTS, Effort
 from planish.search.journal import Journal
-from planish.search.loop import Outcome, Request, Search
+from planish.search.loop import Search
 from planish.search.metrics import Scorer
+from planish.search.request import Outcome, Request
 from planish.search.samples import Splits, load_samples, split
 from planish.search.trials import Judge, Tools
 from planish.search.units import Unit, find_units

@@ -77,6 +77,18 @@ def capture_onnx(
     return reader.captured(examples)
 
 
+class NotFixed(CaptureError):
+    """Inputs of the model decide shapes.
+
+    Attributes:
+        fixes: their names; with all of them in ``fixed`` the model is read further.
+    """
+
+    def __init__(self, message: str, hint: str | None, fixes: Sequence[str]) -> None:
+        super().__init__(message, hint)
+        self.fixes = tuple(fixes)
+
+
 class _Reader:
     def __init__(self, model: OnnxModel, wishes: Mapping[str, DimWish], fixed: Mapping[str, Any]) -> None:
         self.model = model
@@ -231,14 +243,14 @@ def _all_failures(failures: Sequence[Failure]) -> CaptureError:
         parts.append(f"{op}{f' ({why})' if why else ''} at {shown}")
     count = "an operator" if len(parts) == 1 else f"{len(parts)} operators"
     fixes = sorted({name for f in failures for name in f.fixes})
-    hint = None
+    message = f"the model uses {count} that cannot be read: " + "; ".join(parts)
     if fixes:
         hint = f"the model's input {fixes[0]!r} decides a shape: fix it, for example with --fix {fixes[0]}=..."
-    else:
-        unknown = next((f.op for f in failures if not f.why and "::" in f.op), None)
-        if unknown is not None:
-            hint = f"say what it computes: planish.register_op({unknown!r}, ...), see docs/onnx.md"
-    return CaptureError(f"the model uses {count} that cannot be read: " + "; ".join(parts), hint)
+        return NotFixed(message, hint, fixes)
+    unknown = next((f.op for f in failures if not f.why and "::" in f.op), None)
+    if unknown is not None:
+        return CaptureError(message, f"say what it computes: planish.register_op({unknown!r}, ...), see docs/onnx.md")
+    return CaptureError(message)
 
 
-__all__ = ["DimWish", "ModelProto", "capture_onnx"]
+__all__ = ["DimWish", "ModelProto", "NotFixed", "capture_onnx"]

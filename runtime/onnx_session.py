@@ -6,6 +6,7 @@ provider that this version of planish has never heard of. ``onnxruntime`` is imp
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.metadata
 import importlib.util
@@ -267,6 +268,17 @@ def as_value(array: np.ndarray, dtype: str = "") -> Any:
     if dtype in _BITS:
         return value.ortvalue_from_numpy_with_onnx_type(array, _BITS[dtype])
     return value.ortvalue_from_numpy(array)
+
+
+def as_array(value: Any) -> np.ndarray:
+    """What an ``OrtValue`` in the CPU's memory holds, copied where numpy lacks its type: bf16 as ``uint16``."""
+    if value.data_type() != "tensor(bfloat16)":
+        return np.asarray(value.numpy())
+    shape = tuple(value.shape())
+    count = int(np.prod(shape, dtype=np.int64))
+    if not count:
+        return np.zeros(shape, np.uint16)
+    return np.array((ctypes.c_uint16 * count).from_address(value.data_ptr()), np.uint16).reshape(shape)
 
 
 def first_line(error: BaseException) -> str:

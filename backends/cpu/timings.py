@@ -57,7 +57,7 @@ def timing_key(launch: Launch, symbols: Mapping[str, int], threads: int, level: 
     sizes = [evaluate(dim, symbols) for dim in launch.dims]
     compiler = toolchain.find_compiler()
     parts = [
-        VERSION, _cpu(), level, threads, digest(launch.spec), sizes, _generator(), compiler.command, compiler.version,
+        VERSION, cpu_kind(), level, threads, digest(launch.spec), sizes, _generator(), compiler.command, compiler.version,
         isa.compiler_flags(level),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
@@ -74,7 +74,7 @@ def _generator() -> str:
 
 
 @cache
-def _cpu() -> str:
+def cpu_kind() -> str:
     """The kind of CPU. Not the machine's name: a container has a new one every time."""
     try:
         first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]

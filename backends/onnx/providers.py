@@ -165,7 +165,7 @@ def check_shapes(provider: Provider, graph: Graph) -> None:
         for value in graph.inputs
         if any(isinstance(dim, Expr) for dim in value.type.shape)
     ]
-    flags = " ".join(f"--dim {name}={max(low, 1)}" for name, (low, _) in graph.symbols.items())
+    flags = " ".join(f"--dim {s.name}={max(s.lower, 1)}" for s in graph.symbols.values())
     where = f": {', '.join(dynamic)}" if dynamic else ""
     raise UsageError(
         f"{provider.name} takes fixed shapes only and the model has the dynamic dims {', '.join(graph.symbols)}{where}",

@@ -213,7 +213,7 @@ def test_threads_and_the_code_of_kernels_are_part_of_the_key(runs: list[int], mo
     monkeypatch.setattr(timings, "_generator", lambda: "templates changed")
     timed(chain())
     assert runs == [1, 1, 1]
-    monkeypatch.setattr(timings, "_cpu", lambda: "another machine")
+    monkeypatch.setattr(timings, "cpu_kind", lambda: "another machine")
     timed(chain())
     assert runs == [1, 1, 1, 1]
 

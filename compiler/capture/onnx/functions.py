@@ -92,7 +92,7 @@ def definition(node: NodeProto, operands: Sequence[Value | None], opsets: Mappin
         return None
     if schema.has_function:
         known = [v for v in schema.function_opset_versions if v <= version]
-        return schema.get_function_with_opset_version(known[-1]) if known else schema.function_body
+        return _parsed(schema.get_function_with_opset_version(known[-1]), schema) if known else None
     if not schema.has_context_dependent_function:
         return None
     types = []
@@ -108,6 +108,14 @@ def definition(node: NodeProto, operands: Sequence[Value | None], opsets: Mappin
     text = schema.get_context_dependent_function_with_opset_version(
         known[-1], node.SerializeToString(), [t.SerializeToString() for t in types]
     )
+    return _parsed(text, schema)
+
+
+def _parsed(text: bytes, schema: onnx.defs.OpSchema) -> FunctionProto:
+    """A body with the defaults of the operator's attributes, which stand in the schema alone."""
     function = FunctionProto()
     function.ParseFromString(text)
+    stated = {a.name for a in function.attribute_proto}
+    defaults = [a.default_value for name, a in schema.attributes.items() if name not in stated]
+    function.attribute_proto.extend(d for d in defaults if d.type)
     return function

@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 #: Public name -> the module of this package that defines it.
 _HOME = {
-    "Artifact": "driver",
+    "Artifact": "assembly",
     "compile": "driver",
     "load": "runtime",
     "Dataset": "search.dataset",

@@ -30,7 +30,7 @@ from .search.executor import executor as open_executor
 from .search.journal import Journal
 from .search.loop import Search
 from .search.metrics import Scorer
-from .search.request import Request
+from .search.request import Outcome, Request
 from .search.samples import load_samples
 from .search.splits import split
 from .search.telling import interim, told

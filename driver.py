@@ -2,109 +2,33 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-import platform
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .compiler.artifact.companions import beside
-from .compiler.artifact.provenance import hash_bytes, tool_versions
-from .compiler.artifact.writer import HostPart, Package, UnitPart
-from .compiler.custom_ops import custom_op
+from .assembly import Artifact, Built, joined, package
 from .compiler.errors import UsageError
 from .compiler.graph import Graph
-from .compiler.ops import schema
 from .compiler.pass_protocol import Instrument, PassContext
-from .compiler.pipeline import Pipeline, describe
+from .compiler.pipeline import Pipeline
 from .compiler.plan import Plan
 from .compiler.profile import phase, profiling
-from .compiler.report import grouped, near_misses, op_counts
 from .compiler.target import Target, backend, find_target
 from .passes import presets
-from .passes.precision import CALIBRATION, EXPANSION, PLAN, PRECISION, WEIGHTS
+from .passes.precision import CALIBRATION, PLAN, WEIGHTS
+from .passes.weights.store import WeightStore
 
 if TYPE_CHECKING:
     from .compiler.capture.torch_export import Captured
     from .decide import Wish
-    from .passes.weights.store import WeightStore
-    from .runtime.model import Model
     from .search.workload import Workload
 
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass
-class Artifact:
-    """A compiled model: save it, or load it right away.
-
-    Attributes:
-        package: what goes into the file.
-        graph: the graph as it was lowered, for inspection.
-        report: how the compilation went: ``notes`` of the passes, ``seconds`` per phase, ``profile`` (phases within
-            phases, with memory: ``compiler/profile.py``), how many ``launches``, and what stayed ``unfused`` and why
-            (``compiler/report.py``).
-        companions: name -> file of what :meth:`save` puts beside it: tokenizer and preprocessor of a Hugging Face folder.
-    """
-
-    package: Package
-    graph: Graph
-    report: dict[str, Any] = field(default_factory=dict)
-    companions: Mapping[str, Path] = field(default_factory=dict)
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """What the file says about itself (``compiler/artifact/manifest.py`` lists the keys)."""
-        return self.package.manifest
-
-    @property
-    def plan(self) -> Plan:
-        """The precision plan the model was compiled with."""
-        return Plan.of(self.report["plan"]) if self.report.get("plan") else Plan()
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the artifact: whole or not at all; and ``model.tokenizer/`` beside ``model.planish`` if there are companions.
-
-        Raises:
-            PlanishError: it cannot be written there.
-        """
-        with beside(path, self.companions):
-            self.package.save(path)
-
-    def load(self, threads: int | None = None, concurrency: int = 1) -> Model:
-        """The model, running from a private temporary copy.
-
-        Raises:
-            ArtifactError: it needs an ISA that this CPU lacks.
-        """
-        from .runtime import load
-
-        descriptor, path = tempfile.mkstemp(suffix=".planish")
-        os.close(descriptor)
-        try:
-            self.package.save(path)
-            return load(path, threads=threads, concurrency=concurrency)
-        finally:
-            os.unlink(path)  # the loaded model keeps the file open
-
-
-@dataclass(frozen=True)
-class Built:
-    """One variant: the program, its shared object and text."""
-
-    program: Any
-    binary: bytes
-    source: str
-    graph: Graph
-    notes: tuple[Any, ...]
-    pipeline: Pipeline
-    data: dict[str, Any]
 
 
 def build(
@@ -208,7 +132,7 @@ def compile(
     *,
     dynamic_shapes: Any = None,
     task: str | None = None,
-    target: str | Target = "cpu",
+    target: str | Target | Sequence[str | Target] = "cpu",
     precision: Any = None,
     passes: Iterable[Any] = (),
     pipeline: str | Pipeline | None = None,
@@ -246,7 +170,10 @@ def compile(
         dynamic_shapes: torch.export's notation; every symbol ends with bounds.
         task: what a Hugging Face folder is compiled for (``feature-extraction``, ``text-classification``, ...); None goes by the
             architecture that its config.json names.
-        target: ``cpu`` (this machine), ``cpu:portable``, ``cpu:avx2``, ``cpu:avx512-vnni``, ``cpu:avx512-bf16``.
+        target: ``cpu`` (this machine), ``cpu:portable``, ``cpu:avx2``, ``cpu:avx512-vnni``, ``cpu:avx512-bf16``; an execution
+            provider of ONNX Runtime, as ``onnx:cpu`` or ``onnx:openvino``; or several, the preferred first: one artifact with a
+            variant for each, of which the loader takes the first that runs where it is. The plan is one; with a budget it is
+            searched for on the first target, and proved again on every other that runs here.
         precision: None (f32), a name (``bf16``, ``w8a8-dynamic``), ``{glob of source names: name}``, a plan, or a TOML file.
             With a budget: None or "auto" decides everything, anything else pins what it matches.
         passes: extra passes and rules; ``planish.after("fuse", mine)`` says where, else they run in the slot ``custom``.
@@ -277,10 +204,10 @@ def compile(
     Raises:
         CaptureError: the model cannot be captured; names every unsupported op with its source line.
         UsageError: an argument makes no sense.
-        BudgetError: no plan meets the bar; says the best reached.
+        BudgetError: no plan meets the bar (says the best reached), or the variant of another target misses it.
         PassError, LoweringError, ToolchainError: see :func:`build`.
     """
-    chosen = find_target(target)
+    chosen = find_targets(target)
     plan = Plan.of(None if budget is not None and precision == "auto" else precision)
     wish: Wish | None = None
     if budget is not None:
@@ -293,7 +220,8 @@ def compile(
         wish.check()
     elif evaluation is not None or score is not None or metrics or executor is not None:
         raise UsageError("there is nothing to evaluate without a budget", 'for example budget="cosine >= 0.99 each"')
-    order = _pipeline(pipeline, chosen).extended(passes)
+    passes = tuple(passes)
+    variants = [(each, _pipeline(pipeline, each).extended(passes)) for each in chosen]
     if progress is not None:
         progress("capturing the model", 0, 0)
     from .compiler.capture.huggingface import is_folder, load_folder
@@ -311,22 +239,27 @@ def compile(
     with profiling() as profile:
         with phase("capture"):
             captured = capture(model, args, kwargs, dynamic_shapes=dynamic_shapes, debug=debug)
-        instruments = _instruments(captured, dump, check_each_pass)
         if wish is not None:
-            artifact = _searched(wish, captured, plan, chosen, order, model, instruments, progress)
+            instruments = _instruments(captured, dump, check_each_pass)
+            artifact = _searched(wish, captured, plan, variants, model, instruments, progress)
         else:
             batches = _batches(calibration, captured, progress)
-            built = build(
-                captured.graph,
-                plan,
-                chosen,
-                pipeline=order,
-                calibration=batches,
-                progress=progress,
-                instruments=instruments,
-            )
-            with phase("package"):
-                artifact = package(captured, built, plan, chosen, model, batches)
+            store = WeightStore() if len(variants) > 1 else None
+            made = []
+            for each, order in variants:
+                built = build(
+                    captured.graph,
+                    plan,
+                    each,
+                    pipeline=order,
+                    calibration=batches,
+                    progress=progress,
+                    instruments=_instruments(captured, _dump_of(dump, each, chosen), check_each_pass),
+                    store=store,
+                )
+                with phase("package"):
+                    made.append(package(captured, built, plan, each, model, batches))
+            artifact = joined(made)
     artifact.report["seconds"] = profile.seconds()
     artifact.report["profile"] = profile.to_data()
     artifact.companions = companions
@@ -347,15 +280,18 @@ def _searched(
     wish: Wish,
     captured: Captured,
     pins: Plan,
-    target: Target,
-    pipeline: Pipeline,
+    variants: Sequence[tuple[Target, Pipeline]],
     model: Any,
     instruments: Sequence[Instrument],
     progress: Progress | None,
 ) -> Artifact:
-    """The cheapest artifact that meets the bar; the instruments watch the passes of the one that is chosen."""
-    from .decide import decide
+    """The cheapest artifact that meets the bar on the first target, with a variant for each of the others.
 
+    The instruments watch the passes of the first variant's build, once it is chosen.
+    """
+    from .decide import Other, decide
+
+    (target, pipeline), *rest = variants
     prepared = prepare(captured.graph, target, pipeline=pipeline, pins=pins, progress=progress)
 
     def make(plan: Plan, batches: list[Mapping[str, np.ndarray]], store: WeightStore) -> tuple[Built, Artifact]:
@@ -363,12 +299,41 @@ def _searched(
         built = replace(built, pipeline=prepared.pipeline, notes=(*prepared.notes, *built.notes))
         return built, package(captured, built, plan, target, model, batches)
 
+    def other(target: Target, pipeline: Pipeline) -> Other:
+        def make(plan: Plan, batches: list[Mapping[str, np.ndarray]], store: WeightStore) -> tuple[Built, Artifact]:
+            built = build(captured.graph, plan, target, pipeline=pipeline, calibration=batches, store=store)
+            return built, package(captured, built, plan, target, model, batches)
+
+        return Other(target, make)
+
     artifact = decide(
-        wish, prepared.graph, captured.output_names, captured.examples, pins, target, captured.source, make, progress
-    )
+        wish, prepared.graph, captured.output_names, captured.examples, pins, target, captured.source, make, progress,
+        [other(*each) for each in rest],
+    )  # fmt: skip
     if instruments:
         build(captured.graph, artifact.plan, target, pipeline=pipeline, instruments=instruments)
     return artifact
+
+
+def find_targets(given: str | Target | Sequence[str | Target]) -> list[Target]:
+    """One target or several, each with its level filled in.
+
+    Raises:
+        UsageError: there is none of the name, none at all, or one is given twice.
+    """
+    found = [find_target(each) for each in ([given] if isinstance(given, (str, Target)) else given)]
+    if not found:
+        raise UsageError("there is no target to compile for", "for example target='cpu'")
+    if twice := next((each for each in found if found.count(each) > 1), None):
+        raise UsageError(f"the target {twice} is given twice", "each variant is built once")
+    return found
+
+
+def _dump_of(dump: str | os.PathLike[str] | None, target: Target, targets: Sequence[Target]) -> Path | None:
+    """The folder for the graphs of one target: its own where there are several."""
+    if dump is None or len(targets) == 1:
+        return None if dump is None else Path(dump)
+    return Path(dump) / str(target).replace(":", "-")
 
 
 def _pipeline(given: str | Pipeline | None, target: Target) -> Pipeline:
@@ -407,89 +372,3 @@ def _instruments(captured: Captured, dump: str | os.PathLike[str] | None, check:
             raise UsageError("the numbers cannot be checked without example inputs", "give args or kwargs")
         found.extend([Verify(), NumericCheck(captured.examples)])
     return found
-
-
-def package(
-    captured: Captured,
-    built: Built,
-    plan: Plan,
-    target: Target,
-    model: Any,
-    calibration: Sequence[Mapping[str, np.ndarray]],
-) -> Artifact:
-    """Put binary, weights, manifest and report together."""
-    from .backends.cpu import isa, toolchain
-    from .codegen.unit import describe as describe_unit
-
-    family = backend(target.backend)
-    host, host_source = family.build_host()
-    level = isa.level(target.level)
-    machine = platform.machine() if level.machine == "any" else level.machine
-    unit = UnitPart(
-        f"{target.backend}-{target.level}", built.binary, built.source, describe_unit(built.program),
-        built.program.weights, machine, level.cpu_flags, isa.compiler_flags(target.level),
-    )  # fmt: skip
-    notes = [str(n) for n in built.notes]
-    launches, apart = family.explain(built.graph, built.program)
-    report = {
-        "notes": notes,
-        "launches": launches.as_dict(),
-        "graph": {"captured": op_counts(captured.graph), "lowered": op_counts(built.graph)},
-        "unfused": [group.as_dict() for group in grouped([*apart, *near_misses(built.notes)])],
-        "plan": plan.to_data(),
-        "precision": built.data.get(PRECISION, {}),
-    }
-    content = Package(
-        name=captured.class_name or captured.graph.name,
-        units=[unit],
-        hosts=[HostPart(host, host_source, machine)],
-        structure=captured.structure,
-        plan={
-            "rules": plan.to_data(),
-            "expansion": built.data.get(EXPANSION, {}),
-            "layers": built.data.get(PRECISION, {}),
-        },
-        pipeline=str(built.pipeline),
-        passes={describe(p): p.version for p in built.pipeline},
-        ops={op: schema(op).version for op in sorted(_ops(built.graph) | _custom(captured.graph))},
-        tools=tool_versions(toolchain.find_compiler().version),
-        source={"sha256": captured.source},
-        calibration=_hash_of(calibration),
-        absent_inputs=_absent(captured, model),
-        report=report,
-    )
-    return Artifact(content, built.graph, {**report, "notes": list(built.notes)})
-
-
-def _ops(graph: Graph) -> set[str]:
-    found = {n.op for n in graph.nodes}
-    for node in graph.nodes:
-        for region in node.regions:
-            found |= _ops(region)
-    return found
-
-
-def _custom(graph: Graph) -> set[str]:
-    """Registered ops of the source: those taken apart are not in the graph any more, but the artifact stands on them."""
-    return {n.op for n in graph.nodes if custom_op(n.op) is not None}
-
-
-def _hash_of(batches: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Any] | None:
-    if not batches:
-        return None
-    parts = [part for batch in batches for name in sorted(batch) for part in
-             (name.encode(), str(batch[name].shape).encode(), np.ascontiguousarray(batch[name]).tobytes())]  # fmt: skip
-    return {"sha256": hash_bytes(*parts), "batches": len(batches)}
-
-
-def _absent(captured: Captured, model: Any) -> list[str]:
-    """Parameters of the source's forward that this artifact was compiled without."""
-    forward = getattr(model, "forward", None)
-    if forward is None:
-        return []
-    given = {str(i.path[1]) for i in captured.inputs if len(i.path) > 1} | {i.name for i in captured.inputs}
-    positional = {i.path[1] for i in captured.inputs if i.path[0] == "args" and len(i.path) > 1}
-    return [
-        name for position, (name, p) in enumerate(inspect.signature(forward).parameters.items())
-        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and name not in given and position not in positional
-    ]  # fmt: skip

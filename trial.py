@@ -18,7 +18,7 @@ from .runtime.machine import default_threads
 from .runtime.timing import interleaved
 
 if TYPE_CHECKING:
-    from .driver import Artifact, Built
+    from .assembly import Artifact, Built
     from .search.workload import Workload
 
 #: Seconds that one variant is timed for at one point of the workload.
@@ -52,6 +52,10 @@ class Variant:
     def bound(self, inputs: Mapping[str, np.ndarray]) -> Callable[[], Any]:
         """A call on ``inputs`` that does nothing but compute."""
         return self._model.bind(**inputs)
+
+    def release(self) -> None:
+        """Unload it; what was built stays."""
+        self._model.close()
 
     def close(self) -> None:
         """Give its memory back, to the system too: the next variant is as large. It is of no use after."""

@@ -87,11 +87,12 @@ def _search(
     source: Source, asked: Any, data: Any, score: str | None, bar: str, metrics: dict[str, Any], count: int, seed: int,
     target: str, report: Report | None, debug: bool,
 ) -> Bisection:  # fmt: skip
+    from ..assembly import package
     from ..compiler.capture.torch_export import capture
     from ..compiler.plan import Plan
     from ..compiler.profile import profiling
     from ..compiler.target import find_target
-    from ..driver import build, package, prepare
+    from ..driver import build, prepare
     from ..passes.weights.store import WeightStore
     from ..search.bisect import Trail, bisection, planned, unit_errors
     from ..search.budget import Bar

@@ -11,6 +11,10 @@ def runs_on(manifest: Mapping[str, Any]) -> str:
     lines = []
     for unit in manifest["units"]:
         requires = unit["requires"]
+        if unit.get("kind", "native") == "onnx":
+            least = f" {requires['least']} or newer" if requires.get("least") else ""
+            lines.append(f"ONNX Runtime{least} with {requires['provider']} (package {requires['package']})")
+            continue
         libc = f", glibc {requires['glibc']} or newer" if requires.get("glibc") else ""
         lines.append(f"Linux {requires['machine']}, cpu:{unit['isa']}{libc}")
     return "\n".join(lines) + "; Python with numpy, no PyTorch"
@@ -20,5 +24,5 @@ def runs_here(manifest: Mapping[str, Any]) -> str | None:
     """None if one of the units runs on this machine, else what the first of them lacks."""
     from ..runtime.loader import why_not
 
-    reasons = [why_not(unit["requires"]) for unit in manifest["units"]]
+    reasons = [why_not(unit) for unit in manifest["units"]]
     return None if None in reasons else f"it needs {reasons[0]}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from .graph import Graph, Node
 from .options import nearest
 from .pass_protocol import Pass
 from .report import Launches, Unfused
+
+if TYPE_CHECKING:
+    from .artifact.parts import UnitPart
 
 #: Backends that planish brings along, each the package ``planish.backends.<name>`` with an attribute ``BACKEND``.
 BUILT_IN = ("cpu",)
@@ -149,8 +152,14 @@ class Backend(Protocol):
     def supports(self, node: Node, target: Target) -> str | None:
         """None if there is a kernel for ``node``, else the reason why not."""
 
-    def build_host(self) -> tuple[bytes, str]:
-        """What every artifact for this family carries to run its units (a thread pool): shared object and source.
+    def part(self, unit: Any, binary: bytes, source: str, target: Target) -> UnitPart:
+        """The unit as an artifact holds it; ``binary`` and ``source`` are what ``build`` gave."""
+
+    def tools(self) -> Mapping[str, str]:
+        """Versions of what takes part in building for this family, beside what planish itself stands on."""
+
+    def build_host(self) -> tuple[bytes, str] | None:
+        """What an artifact carries to run this family's native units (a thread pool): shared object and source; None: nothing.
 
         Raises:
             ToolchainError: the toolchain is missing or it failed.
@@ -167,7 +176,7 @@ class Backend(Protocol):
         """How many kernels run the graph that ``unit`` was lowered from, and what runs apart from its neighbours, and why."""
 
     def build(self, unit: Any, progress: Callable[[int, int], None] | None = None) -> tuple[bytes, str]:
-        """Run the toolchain on ``unit``, cached by digest: the shared object and the source it was made from.
+        """Run the toolchain on ``unit``, cached by digest: what is loaded (a shared object) and the source it was made from.
 
         ``progress`` is called with (done, total) of what has to be built.
 

@@ -18,7 +18,7 @@ from typing import Any
 from .errors import ArtifactError
 
 #: The newest format this loader understands.
-FORMAT = 1
+FORMAT = 2
 MANIFEST, DIGEST, WEIGHTS, REPORT = "manifest.json", "digest", "weights.bin", "report.json"
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")

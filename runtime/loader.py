@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import machine
 from .archive import Archive
@@ -12,6 +12,12 @@ from .binary import Host, declare, load_code
 from .errors import ArtifactError, InputError
 from .model import Model
 from .weights import load_weights
+
+if TYPE_CHECKING:
+    from .onnx_session import Settings
+
+#: Kinds of units.
+NATIVE, ONNX = "native", "onnx"
 
 
 def load(
@@ -79,7 +85,7 @@ def choose_unit(archive: Archive) -> tuple[Mapping[str, Any], dict[str, str]]:
     skipped: dict[str, str] = {}
     units = archive.manifest["units"]
     for unit in units:
-        reason = why_not(unit["requires"])
+        reason = why_not(unit)
         if reason is None:
             return unit, skipped
         skipped[unit["name"]] = reason
@@ -90,8 +96,27 @@ def choose_unit(archive: Archive) -> tuple[Mapping[str, Any], dict[str, str]]:
     raise ArtifactError(sentence, "compile the model for this machine, for example with target='cpu:portable'")
 
 
-def why_not(requires: Mapping[str, Any]) -> str | None:
-    """What a unit or host needs that is not here, to stand after "needs"; None if nothing is missing."""
+def why_not(unit: Mapping[str, Any]) -> str | None:
+    """What a unit, as the manifest lists it, needs that is not here, to stand after "needs"; None if nothing is missing."""
+    kind = unit.get("kind", NATIVE)
+    if kind == NATIVE:
+        return why_not_native(unit["requires"])
+    if kind == ONNX:
+        from . import onnx_session
+
+        return onnx_session.why_not(settings_of(unit))
+    return f"a planish that knows units of the kind {kind}"
+
+
+def settings_of(unit: Mapping[str, Any]) -> Settings:
+    """How the session of a unit for ONNX Runtime is opened."""
+    from .onnx_session import Settings
+
+    return Settings.from_data({**unit["requires"], **unit["session"]})
+
+
+def why_not_native(requires: Mapping[str, Any]) -> str | None:
+    """What native code needs that is not here, to stand after "needs"; None if nothing is missing."""
     wanted = requires["machine"]
     if wanted != machine.machine():
         return f"a machine of the architecture {wanted}, and this one is {machine.machine()}"
@@ -110,7 +135,7 @@ def why_not(requires: Mapping[str, Any]) -> str | None:
 def _host_member(archive: Archive) -> str:
     reasons = []
     for host in archive.manifest["hosts"]:
-        reason = why_not(host["requires"])
+        reason = why_not_native(host["requires"])
         if reason is None:
             return str(host["binary"])
         reasons.append(reason)

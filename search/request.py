@@ -17,7 +17,7 @@ from .metrics import Scorer
 from .samples import Samples, Splits
 from .sensitivity import Table
 from .solve import Solution
-from .trials import Trial
+from .trials import Judge, Trial
 from .units import Unit
 
 
@@ -68,6 +68,7 @@ class Outcome:
         dropped: words about what stays float because it does not pay.
         pointless: (unit, precision) -> why it was not tried: something finer costs no more.
         phases: seconds of each.
+        judge: of the final samples; builds of the plan for other targets are judged by it.
     """
 
     variant: Any
@@ -82,3 +83,4 @@ class Outcome:
     dropped: list[str] = field(default_factory=list)
     pointless: dict[tuple[str, str], str] = field(default_factory=dict)
     phases: dict[str, float] = field(default_factory=dict)
+    judge: Judge | None = None

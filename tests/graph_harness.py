@@ -19,11 +19,10 @@ import numpy as np
 from unit_harness import host_binary
 
 import planish
-from planish.backends.cpu import isa as levels
 from planish.backends.cpu.backend import BACKEND
 from planish.codegen.program import Buffer, Port, Program, Ref
-from planish.codegen.unit import describe, host_source, render_unit
-from planish.compiler.artifact import HostPart, Package, UnitPart
+from planish.codegen.unit import host_source, render_unit
+from planish.compiler.artifact import HostPart, Package
 from planish.compiler.dims import Dim, evaluate, symbol
 from planish.compiler.errors import ToolchainError
 from planish.compiler.graph import Graph, Symbol, Value
@@ -32,7 +31,7 @@ from planish.compiler.interpret import interpret
 from planish.compiler.pass_protocol import PassContext
 from planish.compiler.pipeline import Pipeline
 from planish.compiler.plan import Plan
-from planish.compiler.target import find_target
+from planish.compiler.target import Target, find_target
 from planish.compiler.types import DType, TensorType, bf16_to_float, float_to_bf16
 from planish.driver import preset
 from planish.passes.precision import CALIBRATION, PLAN
@@ -194,10 +193,7 @@ def load_program(program: Program, threads: int = 1) -> Model:
 
 def load_binary(program: Program, binary: bytes, source: str, threads: int) -> Model:
     """A program that was built already, loaded; its outputs come back in a dict."""
-    level = levels.level(program.isa)
-    unit = UnitPart(
-        f"cpu-{program.isa}", binary, source, describe(program), program.weights, platform.machine(), level.cpu_flags
-    )
+    unit = BACKEND.part(program, binary, source, Target("cpu", program.isa))
     names = [port.name for port in program.outputs]
     structure = {"kind": "dict", "keys": names, "items": [{"kind": "tensor", "index": i} for i in range(len(names))]}
     host = HostPart(host_binary(), host_source(), platform.machine())

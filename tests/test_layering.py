@@ -20,11 +20,12 @@ SEES = {
     "codegen": {"compiler"},
     "backends": {"compiler", "passes", "codegen", "runtime"},  # measuring kernels runs them
     "runtime": set[str](),
+    "assembly": {"compiler", "passes", "runtime"},
     "trial": {"compiler", "search", "codegen", "backends", "runtime"},
-    "decide": {"compiler", "passes", "search", "runtime", "trial"},
-    "driver": {"compiler", "passes", "search", "codegen", "backends", "runtime", "trial", "decide"},
+    "decide": {"compiler", "passes", "search", "runtime", "assembly", "trial"},
+    "driver": {"compiler", "passes", "search", "codegen", "backends", "runtime", "trial", "decide", "assembly"},
     "testing": {"compiler", "passes", "driver"},
-    "cli": {"compiler", "passes", "search", "codegen", "backends", "runtime", "trial", "decide", "driver"},
+    "cli": {"compiler", "passes", "search", "codegen", "backends", "runtime", "trial", "decide", "assembly", "driver"},
 }
 
 #: Library -> the places that may import it, as prefixes of module paths. A library not named here is free for every room

@@ -18,7 +18,7 @@ from planish.codegen.memory import place_weights
 from planish.codegen.program import Buffer, Launch, Port, Program, Ref
 from planish.codegen.specs import KernelSpec, Operand, RowProgram, Step, digest
 from planish.codegen.unit import UnitText, describe, host_source, split_unit
-from planish.compiler.artifact import HostPart, Package, UnitPart
+from planish.compiler.artifact import HostPart, NativePart, Package, UnitPart
 from planish.compiler.dims import Dim, symbol
 from planish.compiler.types import DType
 
@@ -185,7 +185,7 @@ def unit_part(program: Program, name: str = "", **changes: Any) -> UnitPart:
         "cpu_flags": level.cpu_flags,
         **changes,
     }
-    return UnitPart(**given)
+    return NativePart(**given)
 
 
 def package(program: Program, structure: Mapping[str, Any] | None = None, **changes: Any) -> Package:

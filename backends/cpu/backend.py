@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...codegen.program import Program
 from ...codegen.specs import ISA_LEVELS
+from ...compiler.artifact.parts import NativePart
 from ...compiler.errors import LoweringError, ToolchainError
 from ...compiler.graph import Graph, Node
 from ...compiler.profile import phase
@@ -118,6 +120,28 @@ class CpuBackend:
         except ToolchainError as error:
             raise explained(error, (launch.spec for launch in unit.launches)) from error
         return path.read_bytes(), text.text
+
+    def part(self, unit: Program, binary: bytes, source: str, target: Target) -> NativePart:
+        """The unit as an artifact holds it."""
+        from ...codegen.unit import describe
+
+        level = isa.level(target.level)
+        return NativePart(
+            name=f"{target.backend}-{target.level}",
+            binary=binary,
+            source=source,
+            description=describe(unit),
+            weights=unit.weights,
+            machine=platform.machine() if level.machine == "any" else level.machine,
+            cpu_flags=level.cpu_flags,
+            compiler_flags=isa.compiler_flags(target.level),
+        )
+
+    def tools(self) -> dict[str, str]:
+        """The C++ compiler, by the first line of its ``--version``."""
+        from . import toolchain
+
+        return {"c++": toolchain.find_compiler().version}
 
     def build_host(self) -> tuple[bytes, str]:
         """The thread pool that artifacts carry: (shared object, source text)."""

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from .parts import HostPart, NativePart, OnnxPart, UnitPart
 from .provenance import hash_bytes, hash_file, required_glibc, tool_versions
-from .writer import HostPart, Package, UnitPart
+from .writer import Package
 
-__all__ = ["HostPart", "Package", "UnitPart", "hash_bytes", "hash_file", "required_glibc", "tool_versions"]
+__all__ = [
+    "HostPart",
+    "NativePart",
+    "OnnxPart",
+    "Package",
+    "UnitPart",
+    "hash_bytes",
+    "hash_file",
+    "required_glibc",
+    "tool_versions",
+]

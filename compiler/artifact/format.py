@@ -1,9 +1,10 @@
-"""The file format of an artifact, version 1: a zip whose members are stored, not compressed.
+"""The file format of an artifact, versions 1 and 2: a zip whose members are stored, not compressed.
 
     digest           hex SHA-256 of manifest.json: the content digest of the artifact, because the manifest holds the
                      SHA-256 of every other member but report.json
     manifest.json    see ``manifest.py``
     units/*.so|.cpp  a variant of the model: machine code, and the text it was built from
+    units/*.onnx|.txt  a variant for ONNX Runtime (from version 2 on): the model, and its text
     host/*.so|.cpp   the thread pool: machine code, and its text
     weights.bin      packed constants of all units; its bytes start at a multiple of 4096 in the file, every constant at a
                      multiple of 64 in it, so that it is used where it is mapped
@@ -23,7 +24,8 @@ from pathlib import Path
 
 from ..errors import PlanishError
 
-FORMAT = 1
+#: The newest version; a file says the oldest that can hold what is in it (``parts.py``).
+FORMAT = 2
 #: Versions of the C interfaces (``runtime/planish.h``) that units and hosts of this format speak.
 UNIT_ABI = HOST_ABI = 1
 MANIFEST, DIGEST, WEIGHTS, REPORT = "manifest.json", "digest", "weights.bin", "report.json"

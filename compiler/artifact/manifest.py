@@ -1,18 +1,22 @@
 """The manifest: everything an artifact says about itself, as JSON.
 
-format, abi, host_abi   integers a loader compares before it does anything else
+format, abi, host_abi   integers a loader compares before it does anything else; the format is the oldest that can hold
+                        the units: 1 for native code alone, 2 with a model for ONNX Runtime
 name                    the model's name
 symbols                 name -> {"min", "max"}: dimensions known at run time
 inputs, outputs, states [{"name", "dtype", "shape": [dimension as text]}]
 absent_inputs           names the source model takes and this one was compiled without
 structure               how the outputs nest (``compiler/capture/structure.py``)
-plan, pipeline, passes  the precision plan with its expansion, the text of the pipeline, versions of its passes
+plan, pipeline, passes  the precision plan with its expansion, the text of the first unit's pipeline, versions of the passes
 ops, tools              versions of the ops in the graph; of planish, torch, numpy, the C++ compiler
 source, calibration     {"sha256", ...} of the model and of the calibration data; null where there is none
 units                   in the order of preference, each
-    name, isa, binary, source           variant; members that hold it
-    requires                            {"machine", "cpu_flags", "glibc"}
-    compiler_flags                      how it was built
+    name, kind, target, isa             variant; "native" (also where it is not said) or "onnx"; what it is for
+    binary, source, pipeline            members that hold it; the passes it went through
+    requires                            native: {"machine", "cpu_flags", "glibc"}
+                                        onnx: {"provider", "package", "plugin", "least"} (``runtime/onnx_session.py``)
+    compiler_flags                      native: how it was built
+    session                             onnx: {"optimize", "config", "options"} of the session
     weights                             {"offset", "bytes", "index": [{"name", "offset", "bytes", "dtype", "shape"}]};
                                         offsets of the index count from the unit's own
     launches                            [{"label", "kernel", "digest", "precision", "sources", "flops", "bytes"}]

@@ -14,42 +14,9 @@ import numpy as np
 from ..deferred import Constant, Deferred
 from ..errors import PlanishError
 from . import format, manifest
-from .format import FILE_ALIGNMENT, HOST_ABI, WEIGHT_ALIGNMENT
-from .provenance import hash_bytes, hash_parts, required_glibc
-
-
-@dataclass(frozen=True)
-class UnitPart:
-    """One variant of the model.
-
-    Attributes:
-        name: for example ``cpu-avx512-bf16``; names its members.
-        binary: the shared object.
-        source: the text it was built from.
-        description: what ``codegen.unit.describe`` says of the program.
-        weights: the packed constants, in the order of the description's index; deferred ones are made as they are written.
-        machine: architecture as ``uname -m`` says.
-        cpu_flags: features the CPU has to list.
-        compiler_flags: how it was built.
-    """
-
-    name: str
-    binary: bytes
-    source: str
-    description: Mapping[str, Any]
-    weights: Sequence[Constant]
-    machine: str = "x86_64"
-    cpu_flags: Sequence[str] = ()
-    compiler_flags: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class HostPart:
-    """The thread pool for one architecture."""
-
-    binary: bytes
-    source: str
-    machine: str = "x86_64"
+from .format import FILE_ALIGNMENT, WEIGHT_ALIGNMENT
+from .parts import HostPart, UnitPart
+from .provenance import hash_bytes, hash_parts
 
 
 @dataclass(frozen=True)
@@ -59,7 +26,7 @@ class Package:
     Attributes:
         name: the model's name.
         units: variants in the order of preference; the loader takes the first that runs.
-        hosts: thread pools, one per architecture.
+        hosts: thread pools, one per architecture of a native unit.
         structure: how the outputs nest.
         plan, pipeline, passes, ops, tools, source, calibration, absent_inputs: see ``manifest.py``.
         report: measured figures; not part of the digest.
@@ -84,7 +51,7 @@ class Package:
         """The manifest as data.
 
         Raises:
-            PlanishError: there is no unit, or the units disagree on the inputs, outputs or symbols.
+            PlanishError: there is no unit, two have one name, or they disagree on the inputs, outputs or symbols.
         """
         loaded: dict[str, Any] = json.loads(self._manifest_bytes)
         return loaded
@@ -116,11 +83,9 @@ class Package:
     def _files(self) -> dict[str, bytes]:
         files: dict[str, bytes] = {}
         for unit in self.units:
-            files[f"units/{unit.name}.so"] = unit.binary
-            files[f"units/{unit.name}.cpp"] = unit.source.encode()
+            files.update(unit.members)
         for host in self.hosts:
-            files[f"host/{_host_name(host)}.so"] = host.binary
-            files[f"host/{_host_name(host)}.cpp"] = host.source.encode()
+            files.update(host.members)
         return files
 
     @cached_property
@@ -148,6 +113,9 @@ class Package:
     def _manifest_bytes(self) -> bytes:
         if not self.units:
             raise PlanishError("an artifact needs at least one unit")
+        names = [unit.name for unit in self.units]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise PlanishError(f"the artifact would hold {twice} twice")
         first = self.units[0].description
         for unit in self.units[1:]:
             for key in ("symbols", "inputs", "outputs", "states"):
@@ -159,6 +127,7 @@ class Package:
             members[format.WEIGHTS] = {"sha256": hash_parts(format.parts(chunks)), "bytes": sum(map(len, chunks))}
         return manifest.encode(
             {
+                "format": max(unit.format for unit in self.units),
                 "name": self.name,
                 **{key: first[key] for key in ("symbols", "inputs", "outputs", "states")},
                 "absent_inputs": list(self.absent_inputs),
@@ -170,8 +139,8 @@ class Package:
                 "tools": self.tools,
                 "source": self.source,
                 "calibration": self.calibration,
-                "units": [_unit_entry(unit, span) for unit, span in zip(self.units, spans, strict=True)],
-                "hosts": [_host_entry(host) for host in self.hosts],
+                "units": [unit.entry(*span) for unit, span in zip(self.units, spans, strict=True)],
+                "hosts": [host.entry for host in self.hosts],
                 "members": members,
             }
         )
@@ -202,31 +171,3 @@ def _section(unit: UnitPart) -> list[bytes | memoryview | format.Later]:
 
 def _bytes_of(array: Constant) -> memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-
-
-def _unit_entry(unit: UnitPart, span: tuple[int, int]) -> dict[str, Any]:
-    return {
-        "name": unit.name,
-        "isa": unit.description["isa"],
-        "binary": f"units/{unit.name}.so",
-        "source": f"units/{unit.name}.cpp",
-        "requires": _requires(unit.machine, unit.cpu_flags, unit.binary),
-        "compiler_flags": list(unit.compiler_flags),
-        "weights": {"offset": span[0], "bytes": span[1], "index": unit.description["weights"]},
-        "launches": unit.description["launches"],
-    }
-
-
-def _host_name(host: HostPart) -> str:
-    return f"planish-host-{HOST_ABI}-{host.machine}"
-
-
-def _host_entry(host: HostPart) -> dict[str, Any]:
-    name = f"host/{_host_name(host)}"
-    return {
-        "abi": HOST_ABI, "binary": f"{name}.so", "source": f"{name}.cpp", "requires": _requires(host.machine, (), host.binary),
-    }  # fmt: skip
-
-
-def _requires(machine: str, cpu_flags: Sequence[str], binary: bytes) -> dict[str, Any]:
-    return {"machine": machine, "cpu_flags": list(cpu_flags), "glibc": required_glibc(binary)}

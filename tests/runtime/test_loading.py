@@ -91,7 +91,7 @@ def test_truncated_at_any_length(tmp_path: Path) -> None:
         ),
         (lambda m: m.pop("units/cpu-portable.so"), "lacks its part units/cpu-portable.so"),
         (lambda m: m.update({"weights.bin": b""}), "weights.bin has another size"),
-        (edit_manifest(format=2), r"is in format 2, newer than this planish understands \(1\) \(upgrade planish"),
+        (edit_manifest(format=3), r"is in format 3, newer than this planish understands \(2\) \(upgrade planish"),
         (edit_manifest(format="x"), "is in format x, newer"),
     ],
 )

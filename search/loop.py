@@ -218,6 +218,8 @@ class Search:
             self.executor, request.seed, self.journal.reader("loss"), self.journal.writer("loss"),
         )  # fmt: skip
         calibrate_units(request.graph, self.units, request.batches, self.store, self.tools.progress)
+        if self.tools.tidy is not None:
+            self.tools.tidy()  # losses take more memory than anything else: what builds left goes before them, too
         self.table = METHODS[effort.sensitivity]().table(job)
         if effort.pairs:
             pairwise(job, self.table, effort.pairs)

@@ -26,7 +26,7 @@ from .variants import Variants
 from .work import Context, single_threaded
 
 #: Bytes of inputs, outputs and gradients of the units that are held at a time.
-MOST_HELD_BYTES = 64 << 20
+MOST_HELD_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .artifact.parts import UnitPart
 
 #: Backends that planish brings along, each the package ``planish.backends.<name>`` with an attribute ``BACKEND``.
-BUILT_IN = ("cpu",)
+BUILT_IN = ("cpu", "onnx")
 #: Entry points of backends that other packages bring.
 ENTRY_POINTS = "planish.backends"
 
@@ -247,6 +247,8 @@ def find_target(given: str | Target) -> Target:
     family = backend(target.backend)
     if not target.level:
         return Target(target.backend, family.detect())
+    if target.level not in family.levels and hasattr(family, "find_level"):  # levels that have short names as well
+        return Target(target.backend, family.find_level(target.level))
     if target.level not in family.levels:
         raise UsageError(
             f"the target {target.backend} has no level {target.level!r}",

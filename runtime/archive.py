@@ -186,6 +186,11 @@ class Mapping:
             self.view = self._whole[before:]
             self.address = _address(self.view)
 
+    def advise(self, option: int) -> None:
+        """Tell the kernel how the bytes will be used (``mmap.MADV_...``)."""
+        if self._map is not None:
+            self._map.madvise(option)
+
     def close(self) -> None:
         """Unmap; the address is no longer valid."""
         if self._map is not None:

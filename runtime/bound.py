@@ -1,4 +1,4 @@
-"""A model with its inputs' memory fixed: the way to run it with next to no overhead."""
+"""Native code with its inputs' memory fixed: the way to run it with next to no overhead."""
 
 from __future__ import annotations
 
@@ -9,21 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import RunError
+from .model import Bound
 
 if TYPE_CHECKING:
-    from .model import Model
+    from .native_model import NativeModel
 
 
-class Bound:
-    """A model with its inputs' memory fixed: ``bound()`` runs it. Made by :meth:`Model.bind`.
+class NativeBound(Bound):
+    """A unit's own context, with pointers that stay."""
 
-    Attributes:
-        inputs: name -> array that every call reads; write into it to change the input.
-        outputs: name -> array that every call fills.
-        symbols: value of every symbol.
-    """
-
-    def __init__(self, model: Model, inputs: list[np.ndarray]) -> None:
+    def __init__(self, model: NativeModel, inputs: list[np.ndarray]) -> None:
         signature = model._signature(tuple(array.shape for array in inputs))
         outputs = [np.empty(shape, dtype) for shape, dtype in signature.outputs]
         self._model, self._flat, self._signature = model, outputs, signature
@@ -43,11 +38,7 @@ class Bound:
         model._bound.add(self)
 
     def __call__(self) -> Any:
-        """Run the model; the result holds the same arrays every time.
-
-        Raises:
-            RunError: an index was out of range, or the model is closed.
-        """
+        """Run the model; see :meth:`Bound.__call__`."""
         handle = self._handle
         if handle is None:
             raise RunError("the model is closed", "load it again")

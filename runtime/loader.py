@@ -1,9 +1,10 @@
-"""``planish.load``: from a file to a model that runs. Needs numpy and the standard library, nothing else."""
+"""``planish.load``: from a file to a model that runs. Needs numpy and the standard library; and ONNX Runtime where the unit that
+it takes is a model for that."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import machine
@@ -11,6 +12,7 @@ from .archive import Archive
 from .binary import Host, declare, load_code
 from .errors import ArtifactError, InputError
 from .model import Model
+from .native_model import NativeModel
 from .weights import load_weights
 
 if TYPE_CHECKING:
@@ -40,13 +42,16 @@ def load(
         verify: hash the weights as well (the manifest and the code always are).
         share_weights: map all weights from the file, so that processes share one copy. Otherwise those that every call
             streams through are read into huge pages, which is faster; embedding tables are mapped and shared in any case.
+            ONNX Runtime keeps a copy of its own.
 
     Returns:
-        The model, to be called with numpy arrays; a context manager.
+        The model, to be called with numpy arrays; a context manager. Of several variants it is the first that runs here;
+        ``model.unit`` names it, and ``model.skipped`` says why those before it do not.
 
     Raises:
-        ArtifactError: the file is missing, no artifact, truncated, edited or too new, or needs a CPU, C library or kernel
-            feature that is not here.
+        ArtifactError: the file is missing, no artifact, truncated, edited or too new, or needs a CPU, C library, kernel
+            feature or execution provider that is not here.
+        RunError: the execution provider refuses the model.
         InputError: ``threads`` or ``concurrency`` is no positive number.
     """
     for name, value in (("threads", threads), ("concurrency", concurrency)):
@@ -59,13 +64,17 @@ def load(
         unit, skipped = choose_unit(archive)
         if verify:
             archive.verify()
+        if threads is None:
+            threads = max(1, machine.default_threads() // concurrency)
+        if unit.get("kind", NATIVE) == ONNX:
+            from .onnx_model import OnnxModel
+
+            return OnnxModel(archive, unit, skipped, settings_of(unit), threads, concurrency)
         member = _host_member(archive)
         host = Host.shared() or Host.provide(archive.read(member))
         library = declare(load_code(archive.read(unit["binary"]), unit["name"]))
         weights = load_weights(archive, unit, share_weights)
-        if threads is None:
-            threads = max(1, machine.default_threads() // concurrency)
-        return Model(archive, unit, skipped, library, host, weights, threads, concurrency)
+        return NativeModel(archive, unit, skipped, library, host, weights, threads, concurrency)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         archive.close()
         raise ArtifactError(
@@ -93,7 +102,15 @@ def choose_unit(archive: Archive) -> tuple[Mapping[str, Any], dict[str, str]]:
         sentence = f"{archive.path} needs {skipped[units[0]['name']]}"
     else:
         sentence = f"no part of {archive.path} runs here: " + "; ".join(f"{n} needs {r}" for n, r in skipped.items())
-    raise ArtifactError(sentence, "compile the model for this machine, for example with target='cpu:portable'")
+    raise ArtifactError(sentence, _remedy(units))
+
+
+def _remedy(units: Sequence[Mapping[str, Any]]) -> str:
+    """What makes one of the units run: a package, where that is all that is missing."""
+    packages = dict.fromkeys(str(u["requires"]["package"]) for u in units if u.get("kind", NATIVE) == ONNX)
+    if packages:
+        return f"pip install {' or '.join(packages)}"
+    return "compile the model for this machine, for example with target='cpu:portable'"
 
 
 def why_not(unit: Mapping[str, Any]) -> str | None:

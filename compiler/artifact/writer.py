@@ -119,7 +119,7 @@ class Package:
         first = self.units[0].description
         for unit in self.units[1:]:
             for key in ("symbols", "inputs", "outputs", "states"):
-                if unit.description[key] != first[key]:
+                if _comparable(unit.description, key) != _comparable(first, key):
                     raise PlanishError(f"the units {self.units[0].name} and {unit.name} differ in their {key}")
         members = {name: {"sha256": hash_bytes(data), "bytes": len(data)} for name, data in self._files.items()}
         chunks, spans = self._weights
@@ -144,6 +144,13 @@ class Package:
                 "members": members,
             }
         )
+
+
+def _comparable(description: Mapping[str, Any], key: str) -> Any:
+    """What units have to agree in: all but the names of outputs, which are found by their place."""
+    if key != "outputs":
+        return description[key]
+    return [{**port, "name": ""} for port in description[key]]
 
 
 def _section(unit: UnitPart) -> list[bytes | memoryview | format.Later]:

@@ -71,6 +71,7 @@ class Importer:
         graph, opsets: as given.
         node: the ONNX node at hand.
         failures: what could not be read.
+        unsigned4: names of the constants that hold uint4; their elements are u8.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Importer:
         self.local = dict(local or {})
         self.node: NodeProto
         self.failures: list[Failure] = []
+        self.unsigned4: set[str] = set()
         self._contents: dict[Value, Content] = {}
         self._scalars: dict[tuple[Any, ...], Value] = {}
         self._poisoned: set[str] = set()

@@ -43,13 +43,13 @@ def type_name(code: int) -> str:
 
 
 def array_of(tensor: onnx.TensorProto) -> tuple[np.ndarray, DType]:
-    """The data of a tensor that holds it, and its element type; bf16 as ``uint16`` bits, i4 as ``int8``.
+    """The data of a tensor that holds it, and its element type; bf16 as ``uint16`` bits, i4 as ``int8``, uint4 as u8.
 
     Raises:
         Unsupported: no counterpart for the element type.
         CaptureError: the data does not fit the shape.
     """
-    dtype = dtype_of(tensor.data_type)
+    dtype = DType.u8 if tensor.data_type == TensorProto.UINT4 else dtype_of(tensor.data_type)
     try:
         return plain(numpy_helper.to_array(tensor), dtype), dtype
     except (ValueError, TypeError) as error:

@@ -23,6 +23,7 @@ from . import (  # noqa: F401  (they register their handlers)
     control,
     elementwise,
     indexing,
+    joining,
     losses,
     microsoft,
     microsoft_attention,

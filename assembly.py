@@ -26,7 +26,7 @@ from .compiler.target import Target, backend
 from .passes.precision import EXPANSION, PRECISION
 
 if TYPE_CHECKING:
-    from .compiler.capture.torch_export import Captured
+    from .compiler.capture.captured import Captured
     from .runtime.model import Model
 
 
@@ -41,12 +41,14 @@ class Artifact:
             phases, with memory: ``compiler/profile.py``), how many ``launches``, and what stayed ``unfused`` and why
             (``compiler/report.py``).
         companions: name -> file of what :meth:`save` puts beside it: tokenizer and preprocessor of a Hugging Face folder.
+        examples: the inputs that it was compiled with by name (bf16 as ``uint16`` bits); those of an ONNX model may be made up.
     """
 
     package: Package
     graph: Graph
     report: dict[str, Any] = field(default_factory=dict)
     companions: Mapping[str, Path] = field(default_factory=dict)
+    examples: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def manifest(self) -> dict[str, Any]:

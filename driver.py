@@ -14,7 +14,7 @@ import numpy as np
 from .assembly import Artifact, Built, joined, package
 from .compiler.errors import UsageError
 from .compiler.graph import Graph
-from .compiler.pass_protocol import Instrument, PassContext
+from .compiler.pass_protocol import Instrument, Note, PassContext
 from .compiler.pipeline import Pipeline
 from .compiler.plan import Plan
 from .compiler.profile import phase, profiling
@@ -24,7 +24,7 @@ from .passes.precision import CALIBRATION, PLAN, WEIGHTS
 from .passes.weights.store import WeightStore
 
 if TYPE_CHECKING:
-    from .compiler.capture.torch_export import Captured
+    from .compiler.capture.captured import Captured
     from .decide import Wish
     from .search.workload import Workload
 
@@ -67,6 +67,7 @@ def build(
     with profiling():
         with phase("passes"):
             working = graph.copy()
+            working.meta["plan"] = plan.to_data()  # formats that carry metadata say by which plan they were made
             result = pipeline.run(working, context, instruments)
         with phase("lower"):
             program = family.lower(working, target)
@@ -132,6 +133,8 @@ def compile(
     *,
     dynamic_shapes: Any = None,
     task: str | None = None,
+    dims: Mapping[str, Any] | None = None,
+    fixed: Mapping[str, Any] | None = None,
     target: str | Target | Sequence[str | Target] = "cpu",
     precision: Any = None,
     passes: Iterable[Any] = (),
@@ -162,14 +165,18 @@ def compile(
     machine, and proved on samples that nothing was tuned on.
 
     Args:
-        model: an ``nn.Module``, a ``torch.export.ExportedProgram``, the path of a ``.pt2`` file, or that of a local Hugging Face
-            folder (config.json and safetensors), whose example inputs and dynamic shapes are derived where none are given.
+        model: an ``nn.Module``, a ``torch.export.ExportedProgram``, the path of a ``.pt2`` file, that of a ``.onnx`` file or an
+            ``onnx.ModelProto``, or that of a local Hugging Face folder (config.json and safetensors); the last three need no
+            example: theirs is derived where none is given.
         args, kwargs: example inputs as ``torch.export.export`` takes them; a lone tensor or mapping means the only
             argument or the keywords. They fix the shapes that ``dynamic_shapes`` leaves fixed, and int8 linears are smoothed on
-            them, so make them typical.
+            them, so make them typical. Of an ONNX model arrays by name, or in the order of its inputs.
         dynamic_shapes: torch.export's notation; every symbol ends with bounds.
         task: what a Hugging Face folder is compiled for (``feature-extraction``, ``text-classification``, ...); None goes by the
             architecture that its config.json names.
+        dims: run-time dimension by name -> a size, bounds (inclusive), or the name of the dimension that it equals:
+            ``{"batch": 1, "seq": (1, 512)}``. Of an ONNX model also wider bounds than the 1 to 4096 that are assumed.
+        fixed: inputs of an ONNX model that decide shapes -> what they are from now on: ``{"axes": [0]}``.
         target: ``cpu`` (this machine), ``cpu:portable``, ``cpu:avx2``, ``cpu:avx512-vnni``, ``cpu:avx512-bf16``; an execution
             provider of ONNX Runtime, as ``onnx:cpu`` or ``onnx:openvino``; or several, the preferred first: one artifact with a
             variant for each, of which the loader takes the first that runs where it is. The plan is one; with a budget it is
@@ -224,21 +231,14 @@ def compile(
     variants = [(each, _pipeline(pipeline, each).extended(passes)) for each in chosen]
     if progress is not None:
         progress("capturing the model", 0, 0)
-    from .compiler.capture.huggingface import is_folder, load_folder
-    from .compiler.capture.torch_export import capture
+    from .compiler.capture.intake import take_in
 
-    companions: Mapping[str, Path] = {}
-    folder_notes: list[str] = []
-    if isinstance(model, (str, os.PathLike)) and is_folder(model):
-        folder = load_folder(model, task)
-        model, companions, folder_notes = folder.model, folder.companions, folder.notes
-        if not args and not kwargs:
-            kwargs, dynamic_shapes = folder.kwargs, dynamic_shapes or folder.dynamic_shapes
-    elif task is not None:
-        raise UsageError("a task is only for a Hugging Face folder", "leave it out")
     with profiling() as profile:
         with phase("capture"):
-            captured = capture(model, args, kwargs, dynamic_shapes=dynamic_shapes, debug=debug)
+            taken = take_in(
+                model, args, kwargs, dynamic_shapes=dynamic_shapes, task=task, dims=dims, fixed=fixed, debug=debug
+            )
+        captured, model = taken.captured, taken.model
         if wish is not None:
             instruments = _instruments(captured, dump, check_each_pass)
             artifact = _searched(wish, captured, plan, variants, model, instruments, progress)
@@ -262,8 +262,14 @@ def compile(
             artifact = joined(made)
     artifact.report["seconds"] = profile.seconds()
     artifact.report["profile"] = profile.to_data()
-    artifact.companions = companions
-    artifact.report["notes"] = [*folder_notes, *captured.notes, *artifact.report["notes"]]
+    artifact.companions = taken.companions
+    artifact.examples = captured.examples
+    notes: list[Any] = [*taken.notes, *captured.notes]
+    if captured.made_up and calibration is None and any(rule.precision.activation.dtype == "i8" for rule in plan.rules):
+        notes.append(
+            Note("ranges of activations were taken from inputs that are made up; give calibration data", "warning")
+        )
+    artifact.report["notes"] = [*notes, *artifact.report["notes"]]
     return artifact
 
 

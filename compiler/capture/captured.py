@@ -34,6 +34,7 @@ class Captured:
         source: hex sha256 of the source's graph, the bounds and the weights.
         notes: what was assumed.
         class_name: the model's class, or the name that its file gives it.
+        made_up: whether the examples are nobody's data: good for timing and comparing, not for calibrating.
     """
 
     graph: Graph
@@ -45,3 +46,4 @@ class Captured:
     source: str
     notes: list[str] = field(default_factory=list)
     class_name: str = ""
+    made_up: bool = False

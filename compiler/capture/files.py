@@ -15,10 +15,11 @@ from ..errors import CaptureError
 BY_SUFFIX = {
     ".safetensors": ("weights without the model they belong to", "give the folder that holds it beside a config.json"),
     ".gguf": ("a GGUF model", "take the Hugging Face folder it was made from"),
-    ".h5": ("a Keras model", "planish compiles PyTorch models"),
-    ".keras": ("a Keras model", "planish compiles PyTorch models"),
-    ".tflite": ("a TensorFlow Lite model", "planish compiles PyTorch models"),
-    ".pb": ("a TensorFlow model", "planish compiles PyTorch models"),
+    ".h5": ("a Keras model", "planish compiles PyTorch and ONNX models"),
+    ".keras": ("a Keras model", "planish compiles PyTorch and ONNX models"),
+    ".tflite": ("a TensorFlow Lite model", "planish compiles PyTorch and ONNX models"),
+    ".pb": ("a TensorFlow model", "planish compiles PyTorch and ONNX models"),
+    ".ort": ("a model in ONNX Runtime's own format", "give the .onnx file that it was made from"),
 }
 SAVE = "torch.export.save(torch.export.export(model, args), 'model.pt2')"
 
@@ -30,10 +31,6 @@ def refuse_file(path: Path) -> None:
         CaptureError: it is something else; says what, why it is not read, and what to give instead.
     """
     suffix = path.suffix.lower()
-    if suffix == ".onnx":
-        raise CaptureError(
-            f"{path} is an ONNX file, and those come with a later release", "give the PyTorch model: FILE.py:callable"
-        )
     if suffix in BY_SUFFIX:
         what, hint = BY_SUFFIX[suffix]
         raise CaptureError(f"{path} is {what}", hint)

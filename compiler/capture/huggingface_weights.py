@@ -29,7 +29,7 @@ OTHERS = (
     ("*.gguf", "in the GGUF format", "take the safetensors of the model it was made from"),
     ("tf_model.h5", "of TensorFlow", "an older transformers converts it: from_pretrained(folder, from_tf=True)"),
     ("flax_model.msgpack", "of Flax", "an older transformers converts it: from_pretrained(folder, from_flax=True)"),
-    ("*.onnx", "an ONNX file", "ONNX files can be compiled in a later release"),
+    ("*.onnx", "an ONNX file", "give that file itself: planish compile model.onnx"),
     ("*.pt*", "a pickle, which executes code when it is read", "save_pretrained of transformers writes model.safetensors"),
     ("*.safetensors", "not named as transformers names them", f"rename it to {SINGLE}"),
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,8 @@ from ...errors import CaptureError, UsageError
 from ...graph import Graph, Symbol, Value
 from ...options import nearest
 from ...profile import phase
-from ...types import TensorType
+from ...specialise import DimWish, wishes_in_words
+from ...types import DType, TensorType
 from ..captured import Captured, CapturedInput
 from ..naming import DEFAULT_UPPER, identifier
 from ..unsupported import Unsupported
@@ -29,6 +31,7 @@ from . import (  # noqa: F401  (they register their handlers)
     microsoft_attention,
     microsoft_quantized,
     normalization,
+    pooling,
     products,
     quantization,
     recurrence,
@@ -39,29 +42,30 @@ from . import (  # noqa: F401  (they register their handlers)
     windows,
 )
 from .importing import Failure, Importer
+from .inputs import checked_examples, example_inputs, in_words, usual_sizes
 from .reading import OnnxModel, read_model, source_digest
 from .types import dtype_of, plain
-
-#: What a run-time dimension may be: a size, bounds, or the name of another one that it equals.
-DimWish = int | tuple[int, int] | str
 
 
 def capture_onnx(
     source: Any,
     *,
-    examples: Mapping[str, Any] | None = None,
+    examples: Mapping[str, Any] | Sequence[Any] | None = None,
     dims: Mapping[str, DimWish] | None = None,
     fixed: Mapping[str, Any] | None = None,
+    seed: int = 0,
 ) -> Captured:
     """Read an ONNX model into the IR.
 
     Args:
         source: the path of a ``.onnx`` file, or a ``ModelProto``.
-        examples: an array for each input by name; None: made up from the types of the inputs and what reads them.
+        examples: an array for each input, by name or in the order of the inputs; None: made up from the types of the inputs and
+            what reads them.
         dims: run-time dimension by the name that the file gives it -> its size, its bounds (inclusive), or the name of another
             dimension that it equals. Bounds are 1 and 4096 where nobody states them.
         fixed: inputs that decide shapes (axes, target sizes) by name -> what they are from now on; they are no inputs of the
             result.
+        seed: of examples that are made up.
 
     Returns:
         What was captured; outputs nest as a dict by name.
@@ -75,7 +79,7 @@ def capture_onnx(
     reader = _Reader(model, dims or {}, fixed or {})
     with phase("lower into IR"):
         reader.run()
-    return reader.captured(examples)
+    return reader.captured(examples, seed)
 
 
 class NotFixed(CaptureError):
@@ -104,6 +108,7 @@ class _Reader:
         self.notes: list[str] = []
         self._wishes, self._fixed = dict(wishes), dict(fixed)
         self._names: dict[str, str] = {}
+        self._alone = {d.dim_param for i in proto.graph.input for d in i.type.tensor_type.shape.dim}
         self.scope: dict[str, Any] = {}
 
     def run(self) -> None:
@@ -114,6 +119,7 @@ class _Reader:
         self._check_names([i.name for i in own])
         for info in own:
             self._input(info)
+        self._check_wishes()
         for tensor in graph.initializer:
             array, dtype = self.model.array(tensor)
             self.scope[tensor.name] = self.importer.constant(array, dtype, tensor.name)
@@ -139,7 +145,7 @@ class _Reader:
         except Unsupported as problem:
             raise CaptureError(f"the input {info.name!r}: {problem} is not supported") from problem
         if info.name in self._fixed:
-            array = plain(np.asarray(self._fixed[info.name]), dtype)
+            array = self._fixed_to(info, dtype)
             self.scope[info.name] = self.importer.constant(array, dtype, info.name)
             self.notes.append(f"the input {info.name!r} is fixed")
             return
@@ -152,6 +158,32 @@ class _Reader:
         self.scope[info.name] = self.graph.add_input(info.name, TensorType(dtype, shape))
         self.inputs.append(CapturedInput(info.name, ("kwargs", info.name)))
 
+    def _fixed_to(self, info: ValueInfoProto, dtype: DType) -> np.ndarray:
+        """What an input is fixed to, in its element type and with its number of axes."""
+        array = np.asarray(self._fixed[info.name])
+        if dtype is not DType.bf16 and array.dtype != dtype.numpy:
+            with np.errstate(all="ignore"):
+                cast = array.astype(dtype.numpy)
+            if dtype.is_integer and not np.array_equal(cast, array):
+                raise UsageError(f"the input {info.name!r} is fixed to {array.tolist()}, which is no {dtype}")
+            array = cast
+        array = plain(array, dtype)
+        tensor = info.type.tensor_type
+        rank = len(tensor.shape.dim) if tensor.HasField("shape") else array.ndim
+        if array.ndim != rank and array.size == 1:
+            array = array.reshape((1,) * rank)
+        if array.ndim != rank:
+            raise UsageError(
+                f"the input {info.name!r} has {rank} axes, and what it is fixed to has {array.ndim}",
+                "give a nested list of as many levels",
+            )
+        for axis, d in enumerate(tensor.shape.dim):
+            if d.HasField("dim_value") and d.dim_value >= 0 and d.dim_value != array.shape[axis]:
+                raise UsageError(
+                    f"the input {info.name!r} has {d.dim_value} elements along axis {axis}, and is fixed to {array.shape[axis]}"
+                )
+        return array
+
     def _dim(self, owner: str, axis: int, dim: Any) -> Dim:
         if dim.HasField("dim_value"):
             if dim.dim_value >= 0:
@@ -163,20 +195,20 @@ class _Reader:
         """The dimension that the file calls ``given``: a name, or an expression of names ("past + 1")."""
         wish = self._wishes.get(given)
         if isinstance(wish, int):
-            self._names[given] = str(wish)
+            self._names[given] = ""
             return wish
         if isinstance(wish, str):
-            if wish in seen:
+            if wish in (given, *seen):
                 raise UsageError(f"the dimension {given!r} is said to equal itself")
-            self._names[given] = wish
+            self._names[given] = ""
+            if wish not in self._alone:
+                hint = nearest(wish, sorted(filter(None, self._alone)))
+                raise UsageError(
+                    f"the dimension {given!r} is said to equal {wish!r}, and there is no such dimension", hint
+                )
             return self._named(wish, (*seen, given))
-        if wish is None and not given.isidentifier():
-            try:
-                parsed = dims_of.parse(given)
-            except ValueError:
-                pass
-            else:
-                return dims_of.substitute(parsed, {s: self._named(s) for s in dims_of.symbols(parsed)})
+        if wish is None and (parsed := self._expression(given)) is not None:
+            return dims_of.substitute(parsed, {s: self._named(s) for s in dims_of.symbols(parsed)})
         name = self._names.setdefault(given, self._unique(identifier(given)))
         if name not in self.graph.symbols:
             lower, upper = (1, DEFAULT_UPPER) if wish is None else (int(wish[0]), int(wish[1]))
@@ -185,6 +217,17 @@ class _Reader:
             self.graph.symbols[name] = Symbol(name, lower, upper)
         return dims_of.symbol(name)
 
+    def _expression(self, given: str) -> Dim | None:
+        """``given`` as an expression of other names ("past + 1"), None where it is a name, if an odd one ("batch-size")."""
+        if given.isidentifier():
+            return None
+        try:
+            parsed = dims_of.parse(given)
+        except ValueError:
+            return None
+        meant = any(mark in given for mark in (" ", "+", "*")) or dims_of.symbols(parsed) <= self._alone
+        return parsed if meant else None
+
     def _unique(self, name: str) -> str:
         taken, result, count = set(self._names.values()), name, 1
         while result in taken:
@@ -192,11 +235,14 @@ class _Reader:
             result = f"{name}_{count}"
         return result
 
-    def captured(self, examples: Mapping[str, Any] | None) -> Captured:
+    def _check_wishes(self) -> None:
+        for name in self._wishes:
+            if name not in self._names:
+                hint = nearest(name, list(self._names), "" if self._names else "every dimension of this model is fixed")
+                raise UsageError(f"the model has no dimension {name!r}", hint)
+
+    def captured(self, examples: Mapping[str, Any] | Sequence[Any] | None, seed: int) -> Captured:
         """The result of a walk without failures."""
-        unknown = [name for name in self._wishes if name not in self._names]
-        if unknown:
-            raise UsageError(f"the model has no dimension {unknown[0]!r}", nearest(unknown[0], list(self._names)))
         names: list[str] = []
         for info in self.model.proto.graph.output:
             value = self.scope[info.name]
@@ -212,25 +258,29 @@ class _Reader:
             "keys": names,
             "items": [{"kind": "tensor", "index": i} for i in range(len(names))],
         }
-        source = source_digest(self.model, self.graph.constants)
+        source = self._digest()
         self.graph.meta.update(structure=structure, output_names=names, source=source)
-        arrays = {} if examples is None else self._examples(examples)
+        if examples is None:
+            arrays, words = example_inputs(self.graph, usual_sizes(self.graph), seed)
+            if words:
+                self.notes.append(in_words(words))
+        else:
+            arrays = checked_examples(self.graph, examples, self._fixed)
         taken = {"kind": "dict", "keys": [i.name for i in self.inputs],
                  "items": [{"kind": "tensor", "index": i} for i in range(len(self.inputs))]}  # fmt: skip
         call = {"kind": "tuple", "items": [{"kind": "tuple", "items": []}, taken]}
         name = self.model.proto.graph.name or "main"
-        return Captured(self.graph, self.inputs, call, structure, names, arrays, source, self.notes, name)
+        return Captured(
+            self.graph, self.inputs, call, structure, names, arrays, source, self.notes, name, examples is None
+        )
 
-    def _examples(self, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        names = [i.name for i in self.inputs]
-        for name in given:
-            if name not in names and name not in self._fixed:
-                raise UsageError(f"the model has no input {name!r}", nearest(name, names))
-        missing = [name for name in names if name not in given]
-        if missing:
-            raise UsageError(f"the example lacks the input {missing[0]!r}", "give an array for every input, or none")
-        by_name = {v.name: v for v in self.graph.inputs}
-        return {name: plain(np.asarray(given[name]), by_name[name].dtype) for name in names}
+    def _digest(self) -> str:
+        """Of the model and of what was decided about it."""
+        source = source_digest(self.model, self.graph.constants)
+        if not self._wishes and not self._fixed:
+            return source
+        parts = [f"{name}={np.asarray(array).tolist()}" for name, array in sorted(self._fixed.items())]
+        return hashlib.sha256(" ".join([source, wishes_in_words(self._wishes), *parts]).encode()).hexdigest()
 
 
 def _all_failures(failures: Sequence[Failure]) -> CaptureError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,10 +230,3 @@ def source_digest(model: OnnxModel, constants: Mapping[str, np.ndarray]) -> str:
         digest.update(f"{name} {constants[name].dtype} {constants[name].shape}\n".encode())
         digest.update(np.ascontiguousarray(constants[name]).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
-
-
-def is_onnx_file(source: Any) -> bool:
-    """Whether ``source`` is a ModelProto, or a path that ends in ``.onnx``."""
-    if isinstance(source, (str, os.PathLike)):
-        return str(os.fspath(source)).lower().endswith(".onnx")
-    return type(source).__name__ == "ModelProto" and type(source).__module__.startswith("onnx")

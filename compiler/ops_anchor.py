@@ -106,6 +106,11 @@ def _quantize_dynamic(node: Node) -> list[TensorType]:
     return [TensorType(DType.i8, x.shape), TensorType(DType.f32, (*x.shape[:-1], 1))]
 
 
+def _quantize_tensor(node: Node) -> list[TensorType]:
+    x = type_of(node.inputs[0])
+    return [TensorType(DType.u8, x.shape), TensorType(DType.f32, ()), TensorType(DType.u8, ())]
+
+
 def _quantize(node: Node) -> list[TensorType]:
     if node.attrs["dtype"] not in (DType.i8, DType.u8, DType.i16):
         raise fail(node, f"it cannot quantise to {node.attrs['dtype']}; it has i8, u8 and i16")
@@ -199,6 +204,14 @@ define(
     "x",
     _quantize_dynamic,
     "int8 per row of the last axis: scale = amax / 127, q = clamp(round(x * (127 / amax)), -127, 127)",
+    flops=4,
+)
+define(
+    "quantize_tensor",
+    "x",
+    _quantize_tensor,
+    "u8 for all of x, as ONNX's DynamicQuantizeLinear: over the range low .. high of x and 0, scale = (high - low) / 255 (1 if that "
+    "is 0), zero = round(clamp(-low / scale, 0, 255)), q = clamp(round(x / scale) + zero, 0, 255); x is finite",
     flops=4,
 )
 define(

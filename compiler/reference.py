@@ -291,6 +291,18 @@ def _quantize_dynamic(attrs: Attrs, x: Tensor) -> tuple[Tensor, Tensor]:
     return q.to(torch.int8), amax / 127.0
 
 
+@_reference("quantize_tensor")
+def _quantize_tensor(attrs: Attrs, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    wide = x.float()
+    ends = wide.aminmax() if wide.numel() else (wide.new_zeros(()), wide.new_zeros(()))
+    low, high = ends[0].clamp(max=0.0), ends[1].clamp(min=0.0)
+    scale = (high - low) / 255.0
+    scale = torch.where(scale == 0, torch.ones_like(scale), scale)
+    zero = torch.round((0.0 - low / scale).clamp(0, 255))
+    q = torch.nan_to_num(torch.round(wide / scale) + zero, nan=0.0).clamp(0, 255)
+    return q.to(torch.uint8), scale, torch.nan_to_num(zero, nan=0.0).to(torch.uint8)
+
+
 @_reference("quantize")
 def _quantize(attrs: Attrs, x: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Tensor:
     zero = torch.zeros(()) if zero_point is None else zero_point.float()

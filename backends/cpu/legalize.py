@@ -16,7 +16,7 @@ from ...compiler.pass_protocol import PassContext, PassResult
 from ...compiler.types import DType
 from .builder import Builder
 from .custom_ops import cpp_op, widen
-from .legalize_int8 import integer_linear
+from .legalize_int8 import integer_linear, legal_quantize_tensor
 from .legalize_quantised import legal_dequantize, narrow_linear, plain_weight
 from .legalize_spatial import LEGAL_SPATIAL
 from .lower_recurrent import legal_recurrent
@@ -259,6 +259,7 @@ LEGAL: dict[str, Legal] = {
     "group_norm": _group_norm, "batch_norm": _batch_norm, "scatter": _scatter, "argmax": _arg_reduce, "argmin": _arg_reduce,
     "matmul": _matmul, "linear": _linear, "attention": _attention, **LEGAL_SPATIAL,
     "recurrent": legal_recurrent, "pad": _pad, "rotary": _rotary, "dequantize": legal_dequantize,
+    "quantize_tensor": legal_quantize_tensor,
 }  # fmt: skip
 
 

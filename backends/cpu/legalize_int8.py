@@ -98,6 +98,23 @@ def integer_conv(
     return b("qconv", q, one, wq, columns, bias, shift, **attrs, **around)
 
 
+def legal_quantize_tensor(b: Builder, node: Node) -> Value:
+    """One range for all of x: that of the rows first, which row kernels find side by side."""
+    x = b("cast", node.operands[0], dtype=DType.f32) if node.operands[0].dtype is not DType.f32 else node.operands[0]
+    zero, ends = b.full(0.0, x), []
+    for reduce, widen in (("reduce_min", "minimum"), ("reduce_max", "maximum")):
+        end = b(reduce, x, axes=(x.type.rank - 1,), keepdim=False) if x.type.rank > 1 else x
+        end = b(reduce, end, axes=tuple(range(end.type.rank)), keepdim=False) if end.type.rank else end
+        ends.append(b(widen, end, zero))
+    step = b("div", b("sub", ends[1], ends[0]), b.full(255.0, x))
+    scale = b("where", b("eq", step, zero), b.full(1.0, x), step)
+    place = b("round", b("clamp", b("sub", zero, b("div", ends[0], scale)), min=0.0, max=255.0))
+    narrow = b("cast", place, dtype=DType.u8)
+    for old, new in zip(node.outputs[1:], (scale, narrow), strict=True):
+        b.graph.replace(old, new)
+    return b("quantize", x, scale, narrow, dtype=DType.u8, division=True)
+
+
 def _columns(b: Builder, scale: Value) -> Value:
     array = b.graph.array(scale)
     assert array is not None

@@ -31,6 +31,7 @@ from .budget import Verdict, fixed_sequence
 from .cost import CostTable
 from .dominance import pointless
 from .effort import candidates
+from .forecast import Forecast
 from .journal import Journal
 from .margin import FAR
 from .proof import in_order, infeasible
@@ -74,6 +75,7 @@ class Search:
         self.pairs: dict[tuple[tuple[str, str], tuple[str, str]], dict[str, float]] = {}
         self.began = time.monotonic()
         self._phase_began = self.began
+        self._forecast = Forecast(request.effort.seconds)
         self._open: dict[int, Variant] = {}
         self._solutions: dict[int, Solution] = {}
 
@@ -172,10 +174,11 @@ class Search:
         """Time the kernels of every precision. Weights whose making takes long are made plainly: their bytes do not matter
         to a kernel's time, and most of these precisions will be dropped. Such a variant's quality means nothing, so it is no
         trial; :meth:`_build_kept` makes one of those that stay."""
+        self._expect(uniform=len(uniform), kept=sum(any(map(_takes_long, a.values())) for a in uniform.values()))
         builds = [(floats, self.tools.costs([self.float])[0])]
         timed: list[tuple[dict[str, str], float]] = []
         for number, (precision, assignment) in enumerate(uniform.items()):
-            self._say(f"building the model in {precision} to time its kernels", number, len(uniform))
+            self._say(f"building the model in {precision} to time its kernels", number, len(uniform), step="uniform")
             slow = [p for p in set(assignment.values()) if _takes_long(p)]
             variant = self.tools.build(self._plan(assignment, plainly=slow), not slow)
             builds.append((assignment, self.tools.costs([variant])[0]))
@@ -203,6 +206,7 @@ class Search:
         assert self.costs is not None
         kept = {p for u in self.units for p in u.candidates}
         wanted = [(p, a) for p, a in uniform.items() if p in kept and _takes_long(p) and self._known(a) is None]
+        self._expect(kept=len(wanted))
         for number, (precision, assignment) in enumerate(wanted):
             if not self._late():
                 seconds = self.costs.predict(assignment)[0]
@@ -212,7 +216,7 @@ class Search:
     def _estimate_losses(self) -> None:
         request, effort = self.request, self.request.effort
         chosen = request.estimated
-        self._say("running the float model on calibration samples")
+        self._say("running the float model on calibration samples", step="losses")
         job = Job(
             request.graph, self.units, chosen, self._outputs(chosen), request.scorer, self.store, self.tools.progress,
             self.executor, request.seed, self.journal.reader("loss"), self.journal.writer("loss"),
@@ -292,6 +296,7 @@ class Search:
     # -- refine ------------------------------------------------------------------------------------------------------
     def _refine(self) -> None:
         """Change one unit of the best plan at a time, the most promising first."""
+        self._forecast.expect("trial", self.request.effort.refinements)
         tried = 0
         best = self._best()
         if best is None or self.costs is None:
@@ -373,7 +378,12 @@ class Search:
             if self.costs is not None:
                 self.costs.observe(assignment, float(kept["seconds"]))
             return self._recall(trial, kept)
-        self._say(f"building and measuring a plan: {trial.label}", number, total)
+        self._say(
+            f"building and measuring a plan: {trial.label}",
+            number,
+            total,
+            step="kept" if stage == "uniform" else "trial",
+        )
         variant = self.tools.build(self._plan(assignment))
         others = [v for i in dict.fromkeys((0, rival.id if rival else 0)) if (v := self._open.get(i)) is not None]
         seconds = self.tools.clock([*others, variant])
@@ -464,8 +474,10 @@ class Search:
         sequence = in_order(allowed, self._best(), self._price)
         if not sequence:
             raise infeasible(self.request, allowed, None)
+        self._forecast.expect("trial", 0)
+        self._forecast.expect("proof", len(sequence) + 1)
         final = self.request.splits.final
-        self._say("scoring the float model on the final samples")
+        self._say("scoring the float model on the final samples", step="proof")
         judge = Judge(
             self.request.bar,
             self.request.scorer,
@@ -476,7 +488,7 @@ class Search:
         )
         results: list[tuple[Trial, Variant, dict[str, np.ndarray], list[Verdict]]] = []
         for number, trial in enumerate(sequence):
-            self._say(f"proving on the final samples: {trial.label}", number, len(sequence))
+            self._say(f"proving on the final samples: {trial.label}", number, len(sequence), step="proof")
             variant = self._open.get(trial.id) or self.tools.build(self._plan(trial.assignment))
             self._open[trial.id] = variant
             scores = judge.scores(variant if trial.id else None)
@@ -509,14 +521,21 @@ class Search:
         return results[0]
 
     # -- progress ----------------------------------------------------------------------------------------------------
-    def _say(self, what: str, done: int = 0, total: int = 0) -> None:
+    def _say(self, what: str, done: int = 0, total: int = 0, step: str = "") -> None:
+        self._forecast.begin(step)
         if self.tools.progress is not None:
-            self.tools.progress(what, done, total)
+            self.tools.progress(what + self._forecast.words(), done, total)
 
     def _ended(self, phase: str) -> None:
         now = time.monotonic()
         self.phases[phase] = self.phases.get(phase, 0.0) + now - self._phase_began
         self._phase_began = now
+
+    def _expect(self, **counts: int) -> None:
+        """Say how many steps of some kinds will come; of the trials that the effort allows, about half are needed."""
+        trials = (self.request.effort.trials + self.request.effort.refinements + 1) // 2
+        for kind, count in {"losses": 1, "trial": trials, "proof": 4, **counts}.items():
+            self._forecast.expect(kind, count)
 
     def _late(self) -> bool:
         limit = self.request.effort.seconds

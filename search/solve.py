@@ -27,7 +27,7 @@ TIE = {"latency then size": 5e-3, "size": 1e-3}
 #: Limits that a front is drawn through, over the limit asked for: from a 64th to 64 times, by the root of two.
 SCALES = tuple(2.0 ** (half / 2) for half in range(-12, 13))
 _BITS = {"f32": 32.0, "bf16": 16.0, "f16": 16.0, "fp8": 8.0, "i8": 8.0, "i4": 4.0}
-_SCALE_BITS = 32.0
+_SCALE_BITS = 16
 
 Losses = Mapping[Choice, Mapping[str, Any]]
 Pairs = Mapping[tuple[Choice, Choice], Mapping[str, float]]
@@ -226,7 +226,7 @@ def _costs_of(kind: str, units: Sequence[Decided], costs: CostTable, model: _Mod
 
 
 def effective_bits(precision: str) -> float:
-    """Bits per weight of a named precision, the scales of groups included: ``w4a16`` has 4.25.
+    """Bits per weight of a named precision, the scales of groups included: ``w4a16`` has 4.125.
 
     Raises:
         UsageError: there is no such precision.

@@ -83,7 +83,7 @@ def test_effective_bits_do_not_see_what_is_slow() -> None:
     assert bits.cost == pytest.approx(3 * 1000 * effective_bits("w4a8"))
     ours = solve(units, costs, losses, {})
     assert ours is not None and ours.seconds < bits.seconds
-    assert [effective_bits(p) for p in ("f32", "bf16", "w8a8", "w4a16")] == [32, 16, 8, 4.25]
+    assert [effective_bits(p) for p in ("f32", "bf16", "w8a8", "w4a16")] == [32, 16, 8, 4.125]
 
 
 # -- limits ------------------------------------------------------------------------------------------------------------

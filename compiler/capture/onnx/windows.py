@@ -54,7 +54,7 @@ class Windows:
 
 def windows_over(
     x: Value,
-    kernel: Sequence[Dim] | None,
+    kernel: Sequence[Dim],
     strides: Sequence[int] | None = None,
     pads: Sequence[int] | None = None,
     dilations: Sequence[int] | None = None,
@@ -78,9 +78,9 @@ def windows_over(
     rank = len(space)
     if not rank:
         raise Unsupported(f"an operand of rank {x.type.rank} has no axes of space")
-    if kernel is None or not all(isinstance(k, int) for k in kernel):
-        raise Unsupported("windows of a size that varies")
-    cells = tuple(int(k) for k in kernel)  # type: ignore[call-overload]
+    cells = tuple(k for k in kernel if isinstance(k, int))
+    if len(cells) < len(kernel):
+        raise Unsupported("windows of a size that varies are not supported")
     stride, dilation = tuple(strides or (1,) * rank), tuple(dilations or (1,) * rank)
     given = tuple(pads or (0,) * (2 * rank))
     if not len(cells) == len(stride) == len(dilation) == rank or len(given) != 2 * rank:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ...compiler.artifact.parts import OnnxPart
 from ...compiler.errors import LoweringError, UsageError
 from ...compiler.graph import Graph, Node
 from ...compiler.profile import phase
@@ -89,9 +90,26 @@ class OnnxBackend:
         count = len(unit.description["launches"])
         return Launches(ops=count, launches=count, fused=0, apart=0, copies=0), []
 
-    def build_host(self) -> tuple[bytes, str]:
+    def build_host(self) -> None:
         """Nothing: ONNX Runtime brings its own threads."""
-        return b"", ""
+
+    def part(self, unit: OnnxUnit, binary: bytes, source: str, target: Target) -> OnnxPart:
+        """The unit as an artifact holds it."""
+        provider = find_provider(target.level)
+        return OnnxPart(
+            name=f"{target.backend}-{provider.short}",
+            binary=binary,
+            source=source,
+            description=unit.description,
+            weights=unit.weights,
+            session=provider.settings.to_data(),
+        )
+
+    def tools(self) -> dict[str, str]:
+        """Version of ONNX's own library."""
+        from onnx import __version__
+
+        return {"onnx": __version__}
 
     def build(self, unit: OnnxUnit, progress: Callable[[int, int], None] | None = None) -> tuple[bytes, str]:
         """The serialised model, and the same in ONNX's text form."""

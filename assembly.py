@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from .compiler.target import Target, backend
 from .passes.precision import EXPANSION, PRECISION
 
 if TYPE_CHECKING:
+    from .backends.onnx.export import Exported
     from .compiler.capture.captured import Captured
     from .runtime.model import Model
 
@@ -73,17 +75,45 @@ class Artifact:
         """The model, running from a private temporary copy.
 
         Raises:
-            ArtifactError: it needs an ISA that this CPU lacks.
+            ArtifactError: it needs an ISA that this CPU lacks, or an execution provider that is not installed.
         """
         from .runtime import load
 
+        with self._saved() as path:
+            return load(path, threads=threads, concurrency=concurrency)  # the loaded model keeps the file open
+
+    def export(self, folder: str | os.PathLike[str], target: str | None = None) -> Exported:
+        """Write the model for ONNX Runtime into ``folder``: ``model.onnx`` with ``model.onnx.data``, ``session.json`` and a
+        ``run.py`` that needs numpy and ``onnxruntime`` alone; whole or not at all.
+
+        Args:
+            folder: made; an earlier export there is replaced.
+            target: which variant, as ``onnx:openvino``; None: the first for ONNX Runtime.
+
+        Raises:
+            UsageError: there is no such variant, or at ``folder`` is something else.
+            PlanishError: it cannot be written there.
+        """
+        from .backends.onnx.export import export
+        from .runtime.archive import Archive
+
+        with self._saved() as path:
+            archive = Archive(path)
+            try:
+                return export(archive, folder, target)
+            finally:
+                archive.close()
+
+    @contextlib.contextmanager
+    def _saved(self) -> Iterator[str]:
+        """A private copy that lives as long as the ``with``."""
         descriptor, path = tempfile.mkstemp(suffix=".planish")
         os.close(descriptor)
         try:
             self.package.save(path)
-            return load(path, threads=threads, concurrency=concurrency)
+            yield path
         finally:
-            os.unlink(path)  # the loaded model keeps the file open
+            os.unlink(path)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from .cache import cache
 from .compile import compile_model
 from .doctor import doctor
 from .explain import explain as explain_precision
+from .export import export
 from .inspect import inspect
 from .output import print_error, print_json
 from .passes import passes
@@ -61,6 +62,7 @@ _COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("compile", compile_model),
     ("run", run_model),
     ("inspect", inspect),
+    ("export", export),
     ("bench", bench),
     ("verify", verify),
     ("explain", explain_precision),

@@ -21,6 +21,7 @@ from .errors import ArtifactError, RunError
 from .inputs import DTYPES, as_array
 from .model import Bound, LaunchTime, Model, Signature
 from .onnx_session import Settings, as_value, assignment, first_line, open_session, session_options
+from .shapes import parse
 
 #: Element types that numpy lacks, by their numbers in ``TensorProto.DataType``.
 _WITHOUT_NUMPY = {"bf16": 16}
@@ -149,8 +150,8 @@ class OnnxModel(Model):
     def profile(self, *args: Any, repeat: int = 20, **kwargs: Any) -> list[LaunchTime]:
         """Seconds of every node that ONNX Runtime runs, the median of ``repeat`` calls, by its own profiler (to a microsecond).
 
-        The nodes are those of the model as ONNX Runtime rewrote it, in the order in which they run; operations and bytes are
-        known of those that it left as they were. See :meth:`Model.profile`.
+        The nodes are those of the model as ONNX Runtime rewrote it, in the order in which they run. What a module of the source
+        has to do at least is put down to the slowest of its nodes. See :meth:`Model.profile`.
         """
         arrays = [as_array(v, p) for v, p in zip(self._collect(args, kwargs), self.inputs, strict=True)]
         signature = self._signature(tuple(array.shape for array in arrays))
@@ -166,21 +167,32 @@ class OnnxModel(Model):
             events = json.loads(Path(session.end_profiling()).read_text())
             del binding, session
         weights.close()
-        return [self._launch_time(name, runs) for name, runs in _nodes(events).items()]
+        return self._launch_times(_nodes(events), signature.env)
 
-    def _launch_time(self, name: str, runs: Sequence[Mapping[str, Any]]) -> LaunchTime:
-        arguments = runs[0]["args"]
-        source, slash, _ = name.rpartition("/")
-        counted = runs[_UNCOUNTED:] or runs
-        return LaunchTime(
-            name,
-            arguments.get("op_name", ""),
-            "",
-            (source,) if slash else (),
-            median(e["dur"] for e in counted) * 1e-6,
-            0,
-            0,
-        )
+    def _launch_times(
+        self, nodes: Mapping[str, Sequence[Mapping[str, Any]]], env: Mapping[str, int]
+    ) -> list[LaunchTime]:
+        """A line for each node that ran; the work of a launch is the slowest node's of those named after its sources."""
+        seconds = {name: median(e["dur"] for e in runs[_UNCOUNTED:] or runs) * 1e-6 for name, runs in nodes.items()}
+        of_source: dict[str, list[str]] = {}
+        for name in nodes:
+            of_source.setdefault(name.rpartition("/")[0], []).append(name)
+        work: dict[str, list[Mapping[str, Any]]] = {}
+        for launch in self._launches:
+            named = [name for source in launch["sources"] for name in of_source.get(source, ())]
+            if named:
+                work.setdefault(max(named, key=lambda name: seconds[name]), []).append(launch)
+        found = []
+        for name, runs in nodes.items():
+            own = work.get(name, [])
+            sources = tuple(dict.fromkeys(source for launch in own for source in launch["sources"]))
+            found.append(
+                LaunchTime(
+                    runs[0]["args"].get("op_name", name), name, own[0]["precision"] if own else "", sources, seconds[name],
+                    sum(parse(launch["flops"])(env) for launch in own), sum(parse(launch["bytes"])(env) for launch in own),
+                )
+            )  # fmt: skip
+        return found
 
     # -- about -----------------------------------------------------------------------------------------------------
     def close(self) -> None:

@@ -20,7 +20,7 @@ SEES = {
     "codegen": {"compiler"},
     "backends": {"compiler", "passes", "codegen", "runtime"},  # measuring kernels runs them
     "runtime": set[str](),
-    "assembly": {"compiler", "passes", "runtime"},
+    "assembly": {"compiler", "passes", "backends", "runtime"},
     "trial": {"compiler", "search", "codegen", "backends", "runtime"},
     "decide": {"compiler", "passes", "search", "runtime", "assembly", "trial"},
     "driver": {"compiler", "passes", "search", "codegen", "backends", "runtime", "trial", "decide", "assembly"},

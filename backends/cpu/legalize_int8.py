@@ -60,9 +60,34 @@ def integer_linear(b: Builder, x: Value, w: Value, bias: Value | None) -> Value 
     columns = _columns(b, w_scale)
     if zero is None and scale.shape == (*q.shape[:-1], 1) and not one_scale(graph, scale, None):
         return b("qlinear", q, scale, wq, columns, bias) if k <= MAX_K_INT8 else None
-    if not one_scale(graph, scale, zero) or k > (MAX_K_INT8 if zero is None else MAX_K_SHIFTED):
+    if not one_scale(graph, scale, zero):
+        return _with_range_found(b, q, scale, zero, wq, columns, bias)
+    if k > (MAX_K_INT8 if zero is None else MAX_K_SHIFTED):
         return None
     return b("qlinear", q, _number(b, scale), wq, columns, bias, None if zero is None else _number(b, zero))
+
+
+def _with_range_found(
+    b: Builder, q: Value, scale: Value, zero: Value | None, wq: Value, columns: Value, bias: Value | None
+) -> Value | None:
+    """The linear of an int8 ``q`` whose one scale, or one zero point, is found at run time.
+
+    The sums are those of ``q`` itself: what the zero point takes off is one number for each output, times it.
+    """
+    number = zero is None or (product(zero.shape) == 1 and zero.dtype in (DType.i8, DType.i32))
+    weight = b.graph.array(wq)
+    assert weight is not None
+    if product(scale.shape) != 1 or not number or weight.shape[1] > MAX_K_INT8:
+        return None
+    one = b.constant(np.ones((), np.float32), "one")
+    y = b("qlinear", q, one, wq, columns, None)
+    if zero is not None:
+        steps = b.graph.array(columns)
+        assert steps is not None
+        sums = b.constant((weight.sum(axis=1, dtype=np.int64) * steps).astype(np.float32), f"{wq.name}.sums")
+        y = b("sub", y, b("mul", sums, b("cast", b("reshape", zero, shape=()), dtype=DType.f32)))
+    y = b("mul", y, b("reshape", scale, shape=()))
+    return y if bias is None else b("add", y, bias)
 
 
 def integer_conv(

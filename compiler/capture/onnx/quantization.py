@@ -83,8 +83,8 @@ def _less_zero(at: Importer, q: Value, zero: Value | None) -> Value:
     """``q - zero`` in i32; a constant stays one."""
     array, held = at.array(q), None if zero is None else at.array(zero)
     if array is not None and (zero is None or held is not None):
-        wide = array.astype(np.int32) - (0 if held is None else held.astype(np.int32))
-        return at.constant(wide, DType.i32, q.node.attrs["ref"] if q.node is not None else "weight")
+        less = array.astype(np.int32) - (0 if held is None else held.astype(np.int32))
+        return at.constant(less, DType.i32, q.node.attrs["ref"] if q.node is not None else "weight")
     wide = at.cast(q, DType.i32)
     return wide if zero is None or only_zeros(at, zero) else at.emit("sub", wide, at.cast(zero, DType.i32))
 

@@ -37,7 +37,7 @@ def shaped(at: Importer, value: Value, shape: Sequence[Dim]) -> Value:
     array = at.array(value)
     if array is None or value.shape == tuple(shape):
         return at.reshape(value, shape)
-    return at.constant(array.reshape([int(d) for d in shape]), value.dtype, _name(value))  # type: ignore[arg-type]
+    return at.constant(array.reshape([d if isinstance(d, int) else -1 for d in shape]), value.dtype, _name(value))
 
 
 def moved(at: Importer, value: Value, perm: Sequence[int]) -> Value:

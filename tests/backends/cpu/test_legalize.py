@@ -105,18 +105,26 @@ def test_one_scale_for_the_whole_tensor_is_one_number(zero_point: bool) -> None:
 
 
 def test_other_qdq_stays_float() -> None:
-    """A scale for each input, a zero point of the weight, or one found at run time is not what the int8 kernel computes."""
+    """A scale for each input, or a zero point of the weight, is not what the int8 kernel computes."""
 
     def write(g: Sketch) -> Value:
         q, one, each = g.input(B, 8, dtype=I8), g.const(np.float32(0.05)), g.const(np.ones((5, 1)))
         w = g("dequantize", g.random(5, 8, dtype=I8), each)
         shifted = g("dequantize", g.random(5, 8, dtype=I8), each, g.const(1, I8))
         columns = g("dequantize", q, g.const(np.linspace(1, 2, 8)))
-        late = g("dequantize", q, one, g.input(dtype=I8))
-        parts = (g("linear", columns, w), g("linear", g("dequantize", q, one), shifted), g("linear", late, w))
-        return g("add", g("add", parts[0], parts[1]), parts[2])
+        return g("add", g("linear", columns, w), g("linear", g("dequantize", q, one), shifted))
 
     assert "qlinear" not in legal(write)
+
+
+def test_a_range_found_at_run_time_is_taken_off_afterwards() -> None:
+    """One scale and one zero point for all of x, neither of them known: int8 sums of q, less the zero point times the columns."""
+
+    def write(g: Sketch) -> Value:
+        x = g("dequantize", g.input(B, 8, dtype=I8), g.input(), g.input(dtype=I8))
+        return g("linear", x, g("dequantize", g.random(5, 8, dtype=I8), g.const(np.ones((5, 1)))), g.random(5))
+
+    assert legal(write) == ["qlinear", "cast", "mul", "sub", "mul", "add"]
 
 
 def test_names_survive() -> None:

@@ -158,6 +158,7 @@ def compile(
     journal: str | os.PathLike[str] | None = None,
     restart: bool = False,
     improved: Callable[[Artifact], None] | None = None,
+    strict: bool = False,
 ) -> Artifact:
     """Compile a model into one file that runs without PyTorch.
 
@@ -204,6 +205,7 @@ def compile(
         journal: file that an interrupted search goes on from; None: one in the user's cache.
         restart: forget what the journal holds.
         improved: called with every artifact that is better than the ones before, the float model first.
+        strict: what an execution provider leaves to another is an error; without, it is a warning in the notes.
 
     Returns:
         The artifact.
@@ -213,6 +215,7 @@ def compile(
         UsageError: an argument makes no sense.
         BudgetError: no plan meets the bar (says the best reached), or the variant of another target misses it.
         PassError, LoweringError, ToolchainError: see :func:`build`.
+        LoweringError: also where ``strict``, and a node is not taken by the execution provider that it is for.
     """
     chosen = find_targets(target)
     plan = Plan.of(None if budget is not None and precision == "auto" else precision)
@@ -260,6 +263,8 @@ def compile(
                 with phase("package"):
                     made.append(package(captured, built, plan, each, model, batches))
             artifact = joined(made)
+        with phase("place"):
+            _place(artifact, strict)
     artifact.report["seconds"] = profile.seconds()
     artifact.report["profile"] = profile.to_data()
     artifact.companions = taken.companions
@@ -333,6 +338,29 @@ def find_targets(given: str | Target | Sequence[str | Target]) -> list[Target]:
     if twice := next((each for each in found if found.count(each) > 1), None):
         raise UsageError(f"the target {twice} is given twice", "each variant is built once")
     return found
+
+
+def _place(artifact: Artifact, strict: bool) -> None:
+    """Ask who runs what of every variant that is divided among execution providers, and report it.
+
+    Raises:
+        LoweringError, UsageError: see ``Backend.placed``.
+    """
+    told = {}
+    for unit in artifact.package.units:
+        found = backend(Target.parse(unit.target).backend).placed(unit, strict=strict)
+        if found is None:
+            continue
+        told[unit.name] = found
+        if away := found["elsewhere"]:
+            shown = "; ".join(away[:3]) + (f"; and {len(away) - 3} more" if len(away) > 3 else "")
+            count = "a node" if len(away) == 1 else f"{len(away)} nodes"
+            text = f"{found['provider']} leaves {count} of {unit.name} to others: {shown}"
+            artifact.report["notes"].append(Note(text, "warning", by="place"))
+    if told:
+        artifact.report["placement"] = told
+        assert isinstance(artifact.package.report, dict)
+        artifact.package.report["placement"] = told
 
 
 def _dump_of(dump: str | os.PathLike[str] | None, target: Target, targets: Sequence[Target]) -> Path | None:

@@ -155,6 +155,18 @@ class Backend(Protocol):
     def part(self, unit: Any, binary: bytes, source: str, target: Target) -> UnitPart:
         """The unit as an artifact holds it; ``binary`` and ``source`` are what ``build`` gave."""
 
+    def placed(self, part: UnitPart, *, strict: bool = False) -> Mapping[str, Any] | None:
+        """Who runs what of a unit that a runtime divides among several; None where nothing is divided.
+
+        Returns:
+            ``provider`` that it is for, ``nodes`` (who -> how many), ``elsewhere`` (a line for each that runs on another), and
+            ``why_not`` (None, or why it cannot be seen on this machine).
+
+        Raises:
+            LoweringError: the unit is refused, or ``strict`` and something runs elsewhere.
+            UsageError: ``strict``, and it cannot be seen on this machine.
+        """
+
     def tools(self) -> Mapping[str, str]:
         """Versions of what takes part in building for this family, beside what planish itself stands on."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ...codegen.program import Program
 from ...codegen.specs import ISA_LEVELS
-from ...compiler.artifact.parts import NativePart
+from ...compiler.artifact.parts import NativePart, UnitPart
 from ...compiler.errors import LoweringError, ToolchainError
 from ...compiler.graph import Graph, Node
 from ...compiler.profile import phase
@@ -136,6 +136,9 @@ class CpuBackend:
             cpu_flags=level.cpu_flags,
             compiler_flags=isa.compiler_flags(target.level),
         )
+
+    def placed(self, part: UnitPart, *, strict: bool = False) -> None:
+        """Nothing to say: all of it runs as it was built."""
 
     def tools(self) -> dict[str, str]:
         """The C++ compiler, by the first line of its ``--version``."""

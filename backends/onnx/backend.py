@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ...compiler.artifact.parts import OnnxPart
+from ...compiler.artifact.parts import OnnxPart, UnitPart
 from ...compiler.errors import LoweringError, UsageError
 from ...compiler.graph import Graph, Node
 from ...compiler.profile import phase
@@ -104,6 +104,12 @@ class OnnxBackend:
             weights=unit.weights,
             session=provider.settings.to_data(),
         )
+
+    def placed(self, part: UnitPart, *, strict: bool = False) -> dict[str, Any] | None:
+        """Who runs what of the unit (``placing.py``)."""
+        from .placing import placed
+
+        return placed(part, strict=strict) if isinstance(part, OnnxPart) else None
 
     def tools(self) -> dict[str, str]:
         """Version of ONNX's own library."""

@@ -20,6 +20,7 @@ from .compiler.artifact.writer import Package
 from .compiler.custom_ops import custom_op
 from .compiler.graph import Graph
 from .compiler.ops import schema
+from .compiler.pass_protocol import Note
 from .compiler.pipeline import Pipeline, describe
 from .compiler.plan import Plan
 from .compiler.report import grouped, near_misses, op_counts
@@ -154,9 +155,10 @@ def package(
     hosts = []
     if isinstance(unit, NativePart) and (host := family.build_host()) is not None:
         hosts.append(HostPart(*host, unit.machine))
+    notes = [*built.notes, *(Note(text, "change", by="lower") for text in unit.notes)]
     launches, apart = family.explain(built.graph, built.program)
     report = {
-        "notes": [str(n) for n in built.notes],
+        "notes": [str(n) for n in notes],
         "launches": launches.as_dict(),
         "graph": {"captured": op_counts(captured.graph), "lowered": op_counts(built.graph)},
         "unfused": [group.as_dict() for group in grouped([*apart, *near_misses(built.notes)])],
@@ -182,7 +184,7 @@ def package(
         absent_inputs=_absent(captured, model),
         report=report,
     )
-    return Artifact(content, built.graph, {**report, "notes": list(built.notes)})
+    return Artifact(content, built.graph, {**report, "notes": notes})
 
 
 #: What the report says of every variant where there are several.

@@ -103,6 +103,7 @@ class OnnxBackend:
             description=unit.description,
             weights=unit.weights,
             session=provider.settings.to_data(),
+            notes=unit.notes,
         )
 
     def placed(self, part: UnitPart, *, strict: bool = False) -> dict[str, Any] | None:

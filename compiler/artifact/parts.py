@@ -26,6 +26,7 @@ class UnitPart(ABC):
         weights: the packed constants, in the order of the description's index; deferred ones are made as they are written.
         target: what it was compiled for, as ``cpu:avx2``.
         pipeline: the passes it went through, as text.
+        notes: plain sentences about what was lowered in another way than asked for.
     """
 
     kind: ClassVar[str]
@@ -38,6 +39,7 @@ class UnitPart(ABC):
     weights: Sequence[Constant]
     target: str = ""
     pipeline: str = ""
+    notes: Sequence[str] = ()
 
     @property
     def members(self) -> dict[str, bytes]:

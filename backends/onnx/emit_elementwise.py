@@ -88,18 +88,16 @@ def _rsqrt(at: Emitter, node: Node) -> str:
 def _clamp(at: Emitter, node: Node) -> str:
     x, dtype = only_input(at, node)
     low, high = node.attrs["min"], node.attrs["max"]
-    work = DType.i64 if dtype is DType.bool else dtype
-    if work.is_integer:
-        work = DType.i64  # the bounds may lie outside of what the type holds
-        low, high = (None if v is None else max(-(2**63), min(int(v), 2**63 - 1)) for v in (low, high))
-    else:
-        work = at.wide(work)
-    c = Calculation(at, work)
-    result = at.cast(x, work)
-    if low is not None:  # Max and Min hand NaN on, Clip does not everywhere
-        result = c("Max", result, low)
+    if dtype.is_float:
+        wide = at.wide(dtype)
+        limits = [None if v is None else at.scalar(v, wide) for v in (low, high)]
+        return at.cast(at.op("Clip", [at.cast(x, wide), *limits], dtype=wide), dtype)
+    c = Calculation(at, DType.i64)  # the bounds may lie outside of what the type holds
+    result = at.cast(x, c.dtype)
+    if low is not None:
+        result = c("Max", result, max(-(2**63), int(low)))
     if high is not None:
-        result = c("Min", result, high)
+        result = c("Min", result, min(int(high), 2**63 - 1))
     return at.cast(result, dtype)
 
 

@@ -127,6 +127,11 @@ class Emitter:
         """The element type of a tensor, where it is known."""
         return self._dtypes.get(name)
 
+    def note_dtype(self, name: str, dtype: DType | None) -> None:
+        """Keep the element type of a tensor in mind, so that casts of it to that type cost nothing."""
+        if dtype is not None:
+            self._dtypes[name] = dtype
+
     # -- appending -----------------------------------------------------------------------------------------------------
     def op(
         self, op_type: str, inputs: Sequence[str | None], *, outputs: int = 1, domain: str = "", hint: str = "",
@@ -285,10 +290,10 @@ class Emitter:
         for name, (dtype, _) in zip(names, inputs, strict=True):
             self._dtypes[name] = dtype
         self._scopes.append(_Scope())
-        results = [
-            self._scopes[-1].nodes.append(helper.make_node("Identity", [r], [n := self.fresh("body_out")])) or n
-            for r in build(*names)
-        ]
+        results = []
+        for result in build(*names):  # an output of a body is made in it, once
+            results.append(self.fresh("body_out"))
+            self._scopes[-1].nodes.append(helper.make_node("Identity", [result], [results[-1]]))
         nodes = self._scopes.pop().nodes
 
         def ports(names: Sequence[str], types: Sequence[tuple[DType, Sequence[Dim] | None]]) -> list[ValueInfoProto]:

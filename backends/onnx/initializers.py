@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,20 +17,11 @@ from .unit import ALIGNMENT, EXTERNAL_BYTES, EXTERNAL_LOCATION
 
 
 class Initializers:
-    """Constants by name; equal ones are kept once.
-
-    Attributes:
-        protos: the initializers, external ones with offset and length filled in.
-        weights: the external arrays, in the order of their offsets.
-        index: what the manifest says of each of them.
-        bytes: length of the file.
-    """
+    """Constants by name; equal ones are kept once."""
 
     def __init__(self) -> None:
-        self.protos: list[TensorProto] = []
-        self.weights: list[Constant] = []
-        self.index: list[dict[str, Any]] = []
-        self.bytes = 0
+        self._protos: list[TensorProto] = []
+        self._outside: dict[str, Constant] = {}
         self._known: dict[Any, str] = {}
         self._alive: list[Constant] = []  # an id means something only while its array lives
 
@@ -57,31 +49,61 @@ class Initializers:
             proto.raw_data = data
         else:
             self._alive.append(array)
-            self._keep_outside(proto, array, dtype, size)
-        self.protos.append(proto)
+            self._outside[name] = _stored(array, dtype, size)
+        self._protos.append(proto)
         self._known[key] = name
         return name
 
-    def _keep_outside(self, proto: TensorProto, array: Constant, dtype: DType, size: int) -> None:
-        stored: Constant = array
-        if dtype is DType.i4:
-            stored = (
-                Deferred(lambda: pack_i4(np.asarray(array)), (size,), np.dtype(np.uint8))
-                if isinstance(array, Deferred)
-                else pack_i4(array)
-            )
+    def place(self, read: Container[str]) -> Placed:
+        """Those of the constants that are read, with a place for each that lies outside of the model."""
+        placed = Placed([], [], [], 0)
+        for proto in self._protos:
+            if proto.name not in read:
+                continue
+            placed.protos.append(proto)
+            if proto.name in self._outside:
+                placed.append(proto, self._outside[proto.name])
+        return placed
+
+
+@dataclass
+class Placed:
+    """The constants of a finished model.
+
+    Attributes:
+        protos: the initializers, external ones with offset and length filled in.
+        weights: the external arrays, in the order of their offsets.
+        index: what the manifest says of each of them.
+        bytes: length of the file.
+    """
+
+    protos: list[TensorProto]
+    weights: list[Constant]
+    index: list[dict[str, Any]]
+    bytes: int
+
+    def append(self, proto: TensorProto, array: Constant) -> None:
+        """Give ``proto`` the next place."""
         offset = -(-self.bytes // ALIGNMENT) * ALIGNMENT
         proto.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", EXTERNAL_LOCATION), ("offset", offset), ("length", size)):
+        del proto.external_data[:]
+        for key, value in (("location", EXTERNAL_LOCATION), ("offset", offset), ("length", array.nbytes)):
             proto.external_data.add(key=key, value=str(value))
-        self.weights.append(stored)
-        self.index.append(
-            {
-                "name": proto.name, "offset": offset, "bytes": size, "dtype": str(stored.dtype), "shape": list(stored.shape),
-                "gathered": False,
-            }
-        )  # fmt: skip
-        self.bytes = offset + size
+        self.weights.append(array)
+        self.index.append({
+            "name": proto.name, "offset": offset, "bytes": array.nbytes, "dtype": str(array.dtype),
+            "shape": list(array.shape), "gathered": False,
+        })  # fmt: skip
+        self.bytes = offset + array.nbytes
+
+
+def _stored(array: Constant, dtype: DType, size: int) -> Constant:
+    """The array as the file holds it."""
+    if dtype is not DType.i4:
+        return array
+    if isinstance(array, Deferred):
+        return Deferred(lambda: pack_i4(np.asarray(array)), (size,), np.dtype(np.uint8))
+    return pack_i4(array)
 
 
 def _raw(array: np.ndarray, dtype: DType) -> bytes:

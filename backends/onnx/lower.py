@@ -14,8 +14,19 @@ from ...compiler.errors import LoweringError
 from ...compiler.graph import Graph, Node
 from ...compiler.ops import cost, schema
 from ...compiler.types import DType, TensorType
-from . import emit_arithmetic, emit_elementwise, emit_shape, emit_special  # noqa: F401  (they register their ops)
+from . import (  # noqa: F401  (they register their ops)
+    emit_arithmetic,
+    emit_elementwise,
+    emit_norm,
+    emit_order,
+    emit_recurrent,
+    emit_reduce,
+    emit_shape,
+    emit_spatial,
+    emit_special,
+)
 from .emitter import Emitter, Takes, value_info
+from .initializers import Placed
 from .unit import OnnxUnit
 
 #: Providers that compute in f16 without casts around it.
@@ -54,20 +65,20 @@ def lower(graph: Graph, *, provider: str, opset: int, takes: Takes | None = None
         at.emit(node, len(launches) if computes else None)
         if computes:
             launches.append(node)
-    model = _model(at, outputs)
+    model, placed = _model(at, outputs)
     description = {
         "isa": provider,
         "symbols": [{"name": s.name, "min": s.lower, "max": s.upper} for s in graph.symbols.values()],
         "inputs": [_port(v.name, v.type) for v in graph.inputs],
         "outputs": [_port(name, v.type) for name, v in zip(outputs, graph.outputs, strict=True)],
         "states": [],
-        "weights_bytes": at.initializers.bytes,
-        "weights": _mark_gathered(model, at.initializers.index),
+        "weights_bytes": placed.bytes,
+        "weights": _mark_gathered(model, placed.index),
         "launches": [_launch(node) for node in launches],
     }
     return OnnxUnit(
         model.SerializeToString(deterministic=True),
-        tuple(at.initializers.weights),
+        tuple(placed.weights),
         description,
         provider,
         tuple(at.notes),
@@ -90,8 +101,8 @@ def _output_names(graph: Graph) -> list[str]:
     return names
 
 
-def _model(at: Emitter, outputs: list[str]) -> ModelProto:
-    """The model, with the tensors that hold the outputs called after them."""
+def _model(at: Emitter, outputs: list[str]) -> tuple[ModelProto, Placed]:
+    """The model, with the tensors that hold the outputs called after them, and where its weights lie."""
     graph = at.graph
     produced = {name for node in at.nodes for name in node.output}
     renamed: dict[str, str] = {}
@@ -103,21 +114,23 @@ def _model(at: Emitter, outputs: list[str]) -> ModelProto:
             at.nodes.append(helper.make_node("Identity", [name], [want], name=at.fresh(f"{want}/Identity")))
     for node in at.nodes:
         _rename(node, renamed)
-    read = _read(at.nodes)
+    nodes = _alive(at.nodes, set(outputs))
+    placed = at.initializers.place(_read(nodes))
+    produced = {name for node in nodes for name in node.output}
     body = helper.make_graph(
-        at.nodes,
+        nodes,
         graph.name or "main",
         [value_info(v.name, v.type) for v in graph.inputs],
         [value_info(n, v.type) for n, v in zip(outputs, graph.outputs, strict=True)],
-        [p for p in at.initializers.protos if p.name in read],
+        placed.protos,
         value_info=[info for name, info in at.value_info.items() if name not in renamed and name in produced],
     )
     opsets = [helper.make_opsetid("", at.opset), *(helper.make_opsetid(d, 1) for d in sorted(at.domains))]
     model = helper.make_model(body, opset_imports=opsets, producer_name="planish", producer_version=_version())
     model.ir_version = max(ir for least, ir in _IR_VERSION.items() if at.opset >= least)
-    for key, value in sorted(_metadata(graph).items()):
-        model.metadata_props.add(key=key, value=value)
-    return model
+    for key, text in sorted(_metadata(graph).items()):
+        model.metadata_props.add(key=key, value=text)
+    return model, placed
 
 
 def _rename(node: NodeProto, names: Mapping[str, str]) -> None:
@@ -128,6 +141,16 @@ def _rename(node: NodeProto, names: Mapping[str, str]) -> None:
     for attribute in node.attribute:
         for inner in attribute.g.node if attribute.HasField("g") else ():
             _rename(inner, names)
+
+
+def _alive(nodes: list[NodeProto], wanted: set[str]) -> list[NodeProto]:
+    """The nodes that something reads, in order: an emitter may take over the work of one before it."""
+    kept: list[NodeProto] = []
+    for node in reversed(nodes):
+        if wanted.intersection(node.output):
+            kept.append(node)
+            wanted |= _read([node])
+    return kept[::-1]
 
 
 def _read(nodes: Any) -> set[str]:
@@ -189,6 +212,6 @@ def _mark_gathered(model: ModelProto, index: list[dict[str, Any]]) -> list[dict[
     looked_up: set[str] = set()
     streamed: set[str] = set()
     for node in model.graph.node:
-        for number, name in enumerate(node.input):
-            (looked_up if node.op_type == "Gather" and number == 0 else streamed).add(name)
+        for number, read in enumerate(node.input):
+            (looked_up if node.op_type == "Gather" and number == 0 else streamed).add(read)
     return [{**entry, "gathered": entry["name"] in looked_up - streamed} for entry in index]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,7 +24,7 @@ class Sizes:
     def _constant(self, *numbers: int) -> str:
         return self._at.constant(np.array(numbers, np.int64), "ints")
 
-    def _op(self, op: str, *inputs: str, **attrs: object) -> str:
+    def _op(self, op: str, *inputs: str, **attrs: Any) -> str:
         return self._at.op(op, inputs, dtype=DType.i64, **attrs)
 
     def vector(self, dims: Sequence[Dim]) -> str:

@@ -1,0 +1,131 @@
+"""Emitter of recurrent layers: ONNX's own operator where the product with the input weights stands in front, else a Scan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...compiler.graph import Node, Value
+from ...compiler.ops_recurrent import GATES
+from ...compiler.types import DType
+from .calculation import Calculation
+from .emit_norm import cut
+from .emitter import Emitter, emits
+
+#: Operator of a cell and the order of ONNX's gates among PyTorch's.
+_OPERATORS = {
+    "lstm": ("LSTM", (0, 3, 1, 2)), "gru": ("GRU", (1, 0, 2)), "rnn_tanh": ("RNN", (0,)), "rnn_relu": ("RNN", (0,)),
+}  # fmt: skip
+
+
+@emits("recurrent")
+def _recurrent(at: Emitter, node: Node) -> tuple[str, ...]:
+    return _as_operator(at, node) or _as_scan(at, node)
+
+
+def _as_operator(at: Emitter, node: Node) -> tuple[str, ...] | None:
+    """LSTM, GRU or RNN on the input of the ``linear`` in front, whose weights are those of the input; None where there is no
+    such linear in f32. The linear itself is left to nobody, if nobody else reads it."""
+    graph, (product, weight) = at.graph, node.inputs[:2]
+    assert product is not None and weight is not None
+    front = product.node
+    if front is None or front.op != "linear" or product.dtype is not DType.f32 or front.output.dtype is not DType.f32:
+        return None
+    arrays = [graph.array(v) for v in (front.inputs[1], weight)]
+    bias = front.inputs[2] if len(front.inputs) > 2 else None
+    new_bias = node.inputs[4] if len(node.inputs) > 4 else None
+    biases = [None if v is None else graph.array(v) for v in (bias, new_bias)]
+    x = front.inputs[0]
+    if (
+        any(a is None for a in arrays)
+        or (bias is not None and biases[0] is None)
+        or x is None
+        or x.dtype is not DType.f32
+    ):
+        return None
+    if new_bias is not None and biases[1] is None:
+        return None
+    cell = node.attrs["cell"]
+    operator, order = _OPERATORS[cell]
+    hidden = int(np.asarray(arrays[1]).shape[1])
+    w, r = (_reordered(np.asarray(a), order, hidden)[None] for a in arrays)
+    b = np.zeros((1, 2 * GATES[cell] * hidden), np.float32)
+    if biases[0] is not None:
+        b[0, : GATES[cell] * hidden] = _reordered(np.asarray(biases[0]), order, hidden)
+    if biases[1] is not None:  # of gru: the new gate's share of the state, which is last in either order
+        b[0, -hidden:] = np.asarray(biases[1])
+    states = [at.reshape(at.name(v), (1, *v.shape)) for v in _states(node)]
+    inputs = [
+        at.name(x),
+        at.constant(w, "input_weight"),
+        at.constant(r, "state_weight"),
+        at.constant(b, "bias"),
+        None,
+        *states,
+    ]
+    done = at.op(
+        operator, inputs, outputs=1 + len(states), hidden_size=hidden,
+        direction="reverse" if node.attrs["reverse"] else "forward",
+        linear_before_reset=1 if cell == "gru" else None, activations=["Relu"] if cell == "rnn_relu" else None,
+    )  # fmt: skip
+    for name in done:
+        at.note_dtype(name, DType.f32)
+    steps = at.op("Squeeze", [done[0], at.ints(1)])
+    return (steps, *(at.op("Squeeze", [name, at.ints(0)]) for name in done[1:]))
+
+
+def _reordered(array: np.ndarray, order: Sequence[int], hidden: int) -> np.ndarray:
+    """Rows of gates in another order."""
+    return np.ascontiguousarray(np.concatenate([array[g * hidden : (g + 1) * hidden] for g in order]))
+
+
+def _states(node: Node) -> list[Value]:
+    return [v for v in node.inputs[2:4] if v is not None]
+
+
+def _as_scan(at: Emitter, node: Node) -> tuple[str, ...]:
+    """One step after the other; the state is kept in f32 and rounded where it leaves."""
+    x, weight = node.operands[:2]
+    dtype = x.dtype
+    cell = node.attrs["cell"]
+    c = Calculation(at, at.wide(dtype))
+    hidden = int(weight.shape[1])  # type: ignore[arg-type]
+    turned = at.op("Transpose", [at.cast(at.name(weight), c.dtype)], perm=[1, 0], dtype=c.dtype)
+    new_bias = node.inputs[4] if len(node.inputs) > 4 else None
+    extra = None if new_bias is None else at.cast(at.name(new_bias), c.dtype)
+
+    def parts(name: str) -> list[str]:
+        return [cut(at, name, 1, i * hidden, (i + 1) * hidden) for i in range(GATES[cell])]
+
+    def step(*given: str) -> Sequence[str]:
+        *states, part = given
+        product = c("MatMul", states[0], turned)
+        if cell == "lstm":
+            i, f, g, o = parts(c("Add", part, product))
+            kept = c("Mul", c("Sigmoid", f), states[1])
+            state = c("Add", kept, c("Mul", c("Sigmoid", i), c("Tanh", g)))
+            h = c("Mul", c("Sigmoid", o), c("Tanh", state))
+            return h, state, h
+        if cell == "gru":
+            (xr, xz, xn), (hr, hz, hn) = parts(part), parts(product)
+            reset, update = (c("Sigmoid", c("Add", a, b)) for a, b in ((xr, hr), (xz, hz)))
+            hn = hn if extra is None else c("Add", hn, extra)
+            new = c("Tanh", c("Add", xn, c("Mul", reset, hn)))
+            h = c("Add", new, c("Mul", update, c("Sub", states[0], new)))
+            return h, h
+        h = c("Tanh" if cell == "rnn_tanh" else "Relu", c("Add", part, product))
+        return h, h
+
+    states = [at.cast(at.name(v), c.dtype) for v in _states(node)]
+    state_type, slice_type = (c.dtype, _states(node)[0].shape), (c.dtype, x.shape[1:])
+    body = at.body([*(state_type for _ in states), slice_type], step, [*(state_type for _ in states), state_type])
+    reverse = int(node.attrs["reverse"])
+    done = at.op(
+        "Scan", [*states, at.cast(at.name(x), c.dtype)], outputs=len(states) + 1, body=body, num_scan_inputs=1,
+        scan_input_directions=[reverse], scan_output_directions=[reverse],
+    )  # fmt: skip
+    for name in done:
+        at.note_dtype(name, c.dtype)
+    *last, steps = (at.cast(name, dtype) for name in done)
+    return (steps, *last)

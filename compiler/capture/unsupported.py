@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class Unsupported(Exception):
     """An operation, argument or expression without a counterpart in the vocabulary; the message completes a sentence."""
+
+
+class NotConstant(Unsupported):
+    """A tensor that decides a shape, or an attribute, is computed from ``inputs`` of the model."""
+
+    def __init__(self, what: str, inputs: Sequence[str]) -> None:
+        super().__init__(what)
+        self.inputs = tuple(inputs)

@@ -9,7 +9,7 @@ import onnx
 from onnx import FunctionProto, NodeProto
 
 from ...graph import Value
-from ..unsupported import Unsupported
+from ..unsupported import NotConstant, Unsupported
 from .registry import domain_of
 from .types import ELEMENT_TYPES
 
@@ -54,7 +54,10 @@ def inline(
     if failed:
         del at.failures[kept[6] :]
         first = failed[0]
-        raise Unsupported(f"of its definition {first.op} is not supported" + (f": {first.why}" if first.why else ""))
+        why = f"of its definition {first.op} is not supported" + (f": {first.why}" if first.why else "")
+        if first.fixes:
+            raise NotConstant(why, first.fixes)
+        raise Unsupported(why)
     return [scope.get(name) for name in function.output]
 
 

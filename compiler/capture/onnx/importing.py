@@ -19,7 +19,7 @@ from ...dims import Bounds, Dim, Expr, product
 from ...errors import PlanishError
 from ...graph import Attrs, Graph, Node, Value
 from ...types import DType
-from ..unsupported import Unsupported
+from ..unsupported import NotConstant, Unsupported
 from . import contents, folding, functions
 from .contents import Content
 from .origins import origin
@@ -49,14 +49,6 @@ class Failure:
     why: str
     node: str
     fixes: tuple[str, ...] = ()
-
-
-class NotConstant(Unsupported):
-    """A tensor that decides a shape, or an attribute, is computed from ``inputs`` of the model."""
-
-    def __init__(self, what: str, inputs: Sequence[str]) -> None:
-        super().__init__(what)
-        self.inputs = tuple(inputs)
 
 
 class Importer:

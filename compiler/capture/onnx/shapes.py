@@ -50,7 +50,7 @@ def _axes(at: Importer, tensor: Value | None, attribute: Sequence[int] | None) -
 
 
 @op("Squeeze")
-def squeeze(at: Importer, x: Value, axes: Value | None = None, **attributes: Sequence[int]) -> Value:
+def squeeze(at: Importer, x: Value, axes: Value | None = None, /, **attributes: Sequence[int]) -> Value:
     given = _axes(at, axes, attributes.get("axes"))
     if given is None:
         gone = [i for i, d in enumerate(x.shape) if d == 1]
@@ -66,7 +66,7 @@ def squeeze(at: Importer, x: Value, axes: Value | None = None, **attributes: Seq
 
 
 @op("Unsqueeze")
-def unsqueeze(at: Importer, x: Value, axes: Value | None = None, **attributes: Sequence[int]) -> Value:
+def unsqueeze(at: Importer, x: Value, axes: Value | None = None, /, **attributes: Sequence[int]) -> Value:
     given = _axes(at, axes, attributes.get("axes"))
     if given is None:
         raise Unsupported("it names no axes")

@@ -12,19 +12,23 @@ if TYPE_CHECKING:
     from .target import Target
 
 
+NoteKind = Literal["decision", "miss", "change", "warning"]
+
+
 @dataclass(frozen=True)
 class Note:
     """One line of the report.
 
     Attributes:
         text: a plain sentence.
-        kind: ``decision`` (what was chosen and why), ``miss`` (a rule that never fired) or ``warning``.
+        kind: ``decision`` (what was chosen and why), ``miss`` (a rule that never fired), ``change`` (the target computes something
+            in another way than the plan says) or ``warning``.
         node: name of the node it is about; empty for the whole graph.
         by: the pass that wrote it; filled in by the pipeline.
     """
 
     text: str
-    kind: Literal["decision", "miss", "warning"] = "decision"
+    kind: NoteKind = "decision"
     node: str = ""
     by: str = ""
 
@@ -66,9 +70,7 @@ class PassContext:
         """Say which node is being worked on, so that an error can name it."""
         self.node = node
 
-    def note(
-        self, text: str, node: Node | None = None, kind: Literal["decision", "miss", "warning"] = "decision"
-    ) -> None:
+    def note(self, text: str, node: Node | None = None, kind: NoteKind = "decision") -> None:
         """Record a decision the moment it is made; the pipeline adds the name of the pass."""
         self.notes.append(Note(text, kind, node.name if node is not None else ""))
 

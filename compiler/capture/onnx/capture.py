@@ -26,7 +26,6 @@ from . import (  # noqa: F401  (they register their handlers)
     elementwise,
     indexing,
     joining,
-    losses,
     microsoft,
     microsoft_attention,
     microsoft_quantized,
@@ -252,6 +251,8 @@ class _Reader:
             names.append(info.name)
         if not names:
             raise CaptureError(f"{self.model.name} returns nothing")
+        self.graph.sweep()
+        products.absorb_biases(self.graph)
         self.graph.sweep()
         structure = {
             "kind": "dict",

@@ -1,3 +1,0 @@
-"""Losses as inference models hold them."""
-
-from __future__ import annotations

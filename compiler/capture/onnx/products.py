@@ -199,8 +199,8 @@ def _contracted(
     shape = tuple(sizes[label] for label in result)
     matrix = at.array(b)
     if matrix is not None and not batch:
-        order = [theirs.index(label) for label in (*summed, *columns)]
-        held = np.transpose(matrix, order).reshape(-1, int(np.prod([sizes[label] for label in columns], dtype=int)))
+        held = np.transpose(matrix, [theirs.index(label) for label in (*summed, *columns)])
+        held = held.reshape(int(np.prod(held.shape[: len(summed)])), -1)
         lined = at.reshape(left, (*(sizes[label] for label in rows), inner))
         return at.reshape(weighted(at, lined, held, b), shape), result
     right = at.transpose(b, [theirs.index(label) for label in (*batch, *summed, *columns)])

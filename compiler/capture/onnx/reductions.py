@@ -112,11 +112,12 @@ def _reduced(
     return reduce(at, x, sorted(places), bool(keepdims))
 
 
-for _name, _reduce in {
+_REDUCTIONS: dict[str, Reduce] = {
     "ReduceSum": total, "ReduceMean": _mean, "ReduceMax": partial(_extreme, "max"), "ReduceMin": partial(_extreme, "min"),
     "ReduceProd": _product, "ReduceL1": _l1, "ReduceL2": _l2, "ReduceLogSum": _log_sum, "ReduceLogSumExp": _log_sum_exp,
     "ReduceSumSquare": _sum_of_squares,
-}.items():  # fmt: skip
+}  # fmt: skip
+for _name, _reduce in _REDUCTIONS.items():
     op(_name)(partial(_reduced, _reduce))
 
 

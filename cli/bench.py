@@ -59,6 +59,7 @@ def bench(
         "artifact": str(artifact),
         "sizes": sizes,
         "threads": used,
+        "unit": model.unit,
         "load": load,
         "latency": {name: t.as_dict() for name, t in times.items()},
         "throughput": {"concurrency": concurrency, "calls_per_second": throughput},
@@ -122,10 +123,12 @@ def _throughput(call: Callable[[], Any], concurrency: int, duration: float) -> f
 
 def _kernels(model: Any, arrays: Arrays, threads: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Every kernel with its time, work and share of the limit; and the whole: a sum over the kernels."""
+    from ..backends.cpu.isa import detect
     from ..backends.cpu.peaks import peaks
 
     unit = next(u for u in model.manifest["units"] if u["name"] == model.unit)
-    best = peaks(unit["isa"], threads, fresh=True)
+    # What ONNX Runtime runs is held against what this machine's CPU can do.
+    best = peaks(detect() if unit.get("kind") == "onnx" else unit["isa"], threads, fresh=True)
     rows = []
     for launch in model.profile(**arrays):
         least = best.seconds(launch.flops, launch.bytes, launch.precision)

@@ -43,6 +43,9 @@ from .search_options import (
 )
 from .source import Source, load_source
 
+#: Notes of a kind that are shown.
+MOST_NOTES = 5
+
 
 def compile_model(
     model: Model,
@@ -76,7 +79,17 @@ def compile_model(
     restart: Restart = False,
     plan: PlanFile = None,
     save_plan: SavePlan = None,
-    target: Annotated[str, typer.Option("--target", help="What to compile for; planish targets lists them.")] = "cpu",
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target",
+            metavar="TARGET",
+            help="What to compile for (default: cpu); several times: a variant for each, the preferred first.",
+        ),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="What an execution provider leaves to another one is an error.")
+    ] = False,
     extra: Annotated[
         list[str] | None,
         typer.Option(
@@ -119,7 +132,8 @@ def compile_model(
     )  # fmt: skip
     if save_plan is not None:
         check_plan_file(save_plan)
-    passes = [load_pass(text, target) for text in extra or ()]
+    targets = target or ["cpu"]
+    passes = [load_pass(text, targets[0]) for text in extra or ()]
     if output is not None:
         check_output(output)
     source = load_source(model, task)
@@ -145,7 +159,8 @@ def compile_model(
                 source.args,
                 source.kwargs,
                 dynamic_shapes=source.dynamic_shapes,
-                target=target,
+                target=targets,
+                strict=strict,
                 precision=asked,
                 passes=passes,
                 pipeline=pipeline,
@@ -250,8 +265,12 @@ def show(
     )
     facts.append(("kernels", kernels(artifact.report, path)))
     facts.append(("runs on", runs_on(artifact.manifest)))
-    notes = [note for note in artifact.report.get("notes", ()) if _kind(note) == "warning"]
-    facts += [("warning", str(note)) for note in notes[:5]]
+    facts += placement(artifact.report)
+    for kind in ("change", "warning"):
+        notes = [note for note in artifact.report.get("notes", ()) if _kind(note) == kind]
+        facts += [(kind, str(note)) for note in notes[:MOST_NOTES]]
+        if len(notes) > MOST_NOTES:
+            facts.append(("", f"and {len(notes) - MOST_NOTES} more; --json lists them"))
     if dump is not None:
         facts.append(("dump", f"the graph after each pass is in {dump}"))
     if source.companions:
@@ -270,6 +289,18 @@ def show(
     task = f" --task {source.task}" if source.task else ""
     facts.append(("next", f"planish verify {quoted(path)} --against {quoted(source.text)}{task}"))
     print_facts(facts)
+
+
+def placement(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Who runs how much of each variant for ONNX Runtime."""
+    facts = []
+    for unit, told in report.get("placement", {}).items():
+        if told["why_not"]:
+            facts.append(("not opened", f"{unit}: {told['why_not']}"))
+        elif told["nodes"]:
+            shares = ", ".join(f"{count} nodes on {provider}" for provider, count in told["nodes"].items())
+            facts.append(("who runs", f"{unit}: {shares} ({told['version']})"))
+    return facts
 
 
 def kernels(report: Mapping[str, Any], path: Path) -> str:

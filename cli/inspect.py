@@ -12,7 +12,7 @@ from ..compiler.report import shape_of, with_ranges
 from ..errors import UsageError
 from ..runtime.archive import Archive
 from .loading import existing
-from .needs import runs_here, runs_on
+from .needs import choice, chosen, runs_here, runs_on
 from .options import ArtifactFile, Debug, Json
 from .output import print_facts, print_heading, print_json, print_lines, print_table, size
 
@@ -68,17 +68,20 @@ def show(
             ("dimensions", bounds or "all fixed"),
             ("left out", ", ".join(manifest["absent_inputs"])),
             ("runs on", runs_on(manifest)),
+            ("here", _here(manifest)),
             ("not here", runs_here(manifest) or ""),
             ("kernels", launches_in_words(report)),
             ("parts", ", ".join(f"{part} {size(total)}" for part, total in _parts(sizes).items())),
         ]
     )
-    print_heading("precision per layer")
-    print_table(layers(manifest["units"][0]["launches"]), ("layer", "kernel", "precision", ""), right=(3,))
+    shown = chosen(manifest)[0] or manifest["units"][0]
+    several = f" of {shown['name']}" if len(manifest["units"]) > 1 else ""
+    print_heading(f"precision per layer{several}")
+    print_table(layers(shown["launches"]), ("layer", "kernel", "precision", ""), right=(3,))
     print_heading("provenance")
     print_facts(
         [
-            ("plan", _plain({k: v for k, v in manifest["plan"].items() if k != "layers"})),
+            ("plan", _plain({k: v for k, v in manifest["plan"].items() if k not in ("layers", "variants")})),
             ("pipeline", manifest["pipeline"]),
             ("custom ops", ", ".join(f"{op} {v}" for op, v in manifest["ops"].items() if "." in op)),
             ("tools", ", ".join(f"{tool} {version}" for tool, version in manifest["tools"].items())),
@@ -87,6 +90,12 @@ def show(
             ("digest", digest),
         ]
     )
+
+
+def _here(manifest: Mapping[str, Any]) -> str:
+    """Which of several variants runs on this machine; empty where there is no choice, or none runs."""
+    unit, skipped = chosen(manifest)
+    return choice(str(unit["name"]), skipped) if unit is not None and len(manifest["units"]) > 1 else ""
 
 
 #: The heading of each kind of finding (``compiler/report.py``).

@@ -26,3 +26,21 @@ def runs_here(manifest: Mapping[str, Any]) -> str | None:
 
     reasons = [why_not(unit) for unit in manifest["units"]]
     return None if None in reasons else f"it needs {reasons[0]}"
+
+
+def chosen(manifest: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, dict[str, str]]:
+    """The unit that would run on this machine (None: there is none), and what those before it need that is not here."""
+    from ..runtime.loader import why_not
+
+    skipped: dict[str, str] = {}
+    for unit in manifest["units"]:
+        reason = why_not(unit)
+        if reason is None:
+            return unit, skipped
+        skipped[unit["name"]] = reason
+    return None, skipped
+
+
+def choice(unit: str, skipped: Mapping[str, str]) -> str:
+    """Which of several variants runs, and why not those before it, in a sentence."""
+    return f"{unit} runs" + "".join(f"; {name} needs {reason}" for name, reason in skipped.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from ..errors import PlanishError, UsageError
 from .compare import leaves
 from .feed import Arrays, Signature, from_file, made_up, shown
 from .loading import open_model
+from .needs import choice
 from .options import ArtifactFile, Debug, Dims, Json, Threads, parse_dims
 from .output import print_facts, print_json, print_table, quoted, seconds
 
@@ -25,16 +27,20 @@ def run_model(
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="OUT.npz", help="Where outputs go.")] = None,
     dims: Dims = None,
     threads: Threads = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not say which of several variants runs.")] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Run a compiled model once.
 
-    Without --input it is fed made-up data, to see that it runs.
+    Without --input it is fed made-up data, to see that it runs. Of an artifact with several variants, the first that runs here
+    is taken, and named on stderr.
     """
     if output is not None and not output.resolve().parent.is_dir():
         raise UsageError(f"there is no folder {str(output.resolve().parent)!r} to write {output.name} to")
     with open_model(artifact, threads) as model:
+        if len(model.manifest["units"]) > 1 and not quiet:
+            print(choice(model.unit, model.skipped), file=sys.stderr)
         signature = Signature.of(model.manifest)
         if input is not None:
             arrays = from_file(input)
@@ -50,7 +56,16 @@ def run_model(
         save(output, result)
     described = {name: {"dtype": str(a.dtype), "shape": list(a.shape)} for name, a in result.items()}
     if json:
-        print_json({"outputs": described, "seconds": took, "sizes": sizes, "written": str(output) if output else None})
+        print_json(
+            {
+                "outputs": described,
+                "seconds": took,
+                "sizes": sizes,
+                "unit": model.unit,
+                "skipped": model.skipped,
+                "written": str(output) if output else None,
+            }
+        )
         return
     print_table([(name, str(a.dtype), str(list(a.shape)), _sample(a)) for name, a in result.items()])
     made = "" if input is not None else f" on made-up data ({shown(sizes)})"

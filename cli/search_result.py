@@ -32,6 +32,12 @@ def search_facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     if best is not None and best.bytes:
         against = f"; float {size(base.bytes)} ({best.bytes / base.bytes:.2f} of it)" if base.bytes else ""
         facts.append(("size", f"{size(best.bytes)}{against}"))
+    for other in record.variants:
+        if other.why_not:
+            facts.append(("not proved", f"{other.unit} was not run here: {other.why_not}"))
+        else:
+            facts += [("proved too", f"{other.unit}: {p.sentence or p.term}") for p in other.proof]
+            facts.append(("its time", f"{seconds(other.seconds or 0.0)} a call"))
     sliced = [p for p in record.proof if len(p.by_slice) > 1]
     by_slice = [
         _listed({n: v for n, v in p.by_slice.items() if v is not None})

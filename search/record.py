@@ -102,6 +102,24 @@ class Proof(_Data):
     sentence: str = ""
 
 
+class VariantProof(_Data):
+    """What is known of a further target's variant of the plan.
+
+    Attributes:
+        unit: its name in the artifact.
+        target: what it was built for.
+        why_not: why it was neither run nor proved on the machine of the search; None where it was.
+        seconds: of one call over the workload.
+    """
+
+    unit: str
+    target: str = ""
+    why_not: str | None = None
+    seconds: float | None = None
+    bytes: float | None = None
+    proof: tuple[Proof, ...] = ()
+
+
 class WorstSample(_Data):
     """A sample that fared worst."""
 
@@ -192,6 +210,7 @@ class Record(_Data):
     chosen: int | str | None = None
     float_model: FloatModel = Field(default=FloatModel(), alias="float")
     proof: tuple[Proof, ...] = ()
+    variants: tuple[VariantProof, ...] = ()
     worst: tuple[WorstSample, ...] = ()
     never_slower: tuple[str, ...] = ()
     sensitivity: Sensitivity = Sensitivity()

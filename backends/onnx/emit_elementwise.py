@@ -92,12 +92,12 @@ def _clamp(at: Emitter, node: Node) -> str:
         wide = at.wide(dtype)
         limits = [None if v is None else at.scalar(v, wide) for v in (low, high)]
         return at.cast(at.op("Clip", [at.cast(x, wide), *limits], dtype=wide), dtype)
-    c = Calculation(at, DType.i64)  # the bounds may lie outside of what the type holds
-    result = at.cast(x, c.dtype)
-    if low is not None:
-        result = c("Max", result, max(-(2**63), int(low)))
-    if high is not None:
-        result = c("Min", result, min(int(high), 2**63 - 1))
+    work = DType.u8 if dtype is DType.bool else dtype
+    c = Calculation(at, work)
+    result = at.cast(x, work)
+    for operator, limit in (("Max", low), ("Min", high)):
+        if limit is not None:  # a bound that the type does not hold wraps around, as in the reference
+            result = c(operator, result, int(limit))
     return at.cast(result, dtype)
 
 

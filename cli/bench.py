@@ -15,7 +15,7 @@ from ..runtime.timing import Times, interleaved
 from .feed import Arrays, Signature, Sizes, by_name, from_file, made_up, resized, shown
 from .loading import open_model
 from .memory import measure as measure_memory
-from .options import ArtifactFile, Debug, Dims, Json, Task, Threads, parse_dims
+from .options import ArtifactFile, Debug, Dims, Fix, Json, Task, Threads, parse_dims, parse_fixed
 from .output import print_facts, print_heading, print_json, print_table, rate, seconds, size
 from .source import load_source
 from .verify import source_call
@@ -30,6 +30,7 @@ def bench(
     ] = None,
     input: Annotated[Path | None, typer.Option("--input", "-i", metavar="IN.npz", help="Inputs to use.")] = None,
     task: Task = None,
+    fix: Fix = None,
     dims: Dims = None,
     threads: Threads = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Calls at once, for the throughput.")] = 1,
@@ -41,7 +42,7 @@ def bench(
 
     Percentiles, throughput, peak memory; for each kernel its time, operations, bytes and share of the machine's limit.
     """
-    source = load_source(against, task) if against else None
+    source = load_source(against, task, fixed=parse_fixed(fix)) if against else None
     load = os.getloadavg()[0]
     with open_model(artifact, threads, concurrency) as model:
         signature = Signature.of(model.manifest)
@@ -51,7 +52,7 @@ def bench(
         contenders: dict[str, Callable[[], Any]] = {"planish": lambda: model(**arrays)}
         used = threads or model.threads
         if source is not None:
-            contenders["pytorch"] = _eager(source, signature, arrays, used)
+            contenders[source.runtime.lower().replace(" ", "")] = _eager(source, signature, arrays, used)
         times = interleaved(contenders, duration)
         throughput = _throughput(contenders["planish"], concurrency, min(duration, 2.0))
         kernels, limit = _kernels(model, arrays, used)
@@ -68,7 +69,8 @@ def bench(
         "kernels": kernels,
     }
     if source is not None:
-        ours, theirs = times["planish"], times["pytorch"]
+        ours, theirs = times.values()
+        document["runtime"] = source.runtime
         document["speedup"] = {"median": theirs.median / ours.median, "best": theirs.best / ours.best}
     if json:
         print_json(document)
@@ -89,11 +91,11 @@ def _inputs(signature: Signature, source: Any, file: Path | None, wanted: Sizes)
 
 
 def _eager(source: Any, signature: Signature, arrays: Arrays, threads: int) -> Callable[[], Any]:
-    """The source under PyTorch with as many threads, in inference mode."""
+    """The source with as many threads, in PyTorch's inference mode."""
     import torch
 
     torch.set_num_threads(threads)
-    call = source_call(source, signature, arrays)
+    call = source_call(source, signature, arrays, threads)
 
     def run() -> Any:
         with torch.inference_mode():
@@ -172,7 +174,7 @@ def show(document: dict[str, Any], times: dict[str, Times]) -> None:
               + (f" ({flow['concurrency']} at once)" if flow["concurrency"] > 1 else ""))]  # fmt: skip
     if "speedup" in document:
         gain = document["speedup"]
-        text = f"{gain['median']:.2f}x PyTorch by the medians, {gain['best']:.2f}x by the best calls"
+        text = f"{gain['median']:.2f}x {document['runtime']} by the medians, {gain['best']:.2f}x by the best calls"
         facts.insert(0, ("speed-up", text))
     if memory:
         facts.append(

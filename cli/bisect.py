@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..compiler.errors import UsageError
-from .options import Debug, Json, Model, Task, parse_precision
+from .options import Debug, Dim, Fix, Json, Model, Task, parse_dim_wishes, parse_fixed, parse_precision
 from .output import print_facts, print_heading, print_json, print_table, quoted
 from .progress import Report, progress
 from .search_options import Calibration, PlanFile, ScoreOption, data_source, function, plan_argument
@@ -44,6 +44,8 @@ def bisect(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the choice of samples.")] = 0,
     target: Annotated[str, typer.Option("--target", help="What to compile for.")] = "cpu",
     task: Task = None,
+    dim: Dim = None,
+    fix: Fix = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -61,7 +63,7 @@ def bisect(
         raise UsageError("an error is looked for on data", "give --calibration FILE.py:callable, IN.npz or IN.jsonl")
     data = data_source("--calibration", calibration)
     bar, metrics = _metric(metric)
-    source = load_source(model, task)
+    source = load_source(model, task, parse_dim_wishes(dim), parse_fixed(fix))
     with progress(silent=json) as report:
         found = _search(source, asked, data, score, bar, metrics, samples, seed, target, report, debug)
     command = _command(source, precision or (), plan, found.pins)
@@ -88,7 +90,7 @@ def _search(
     target: str, report: Report | None, debug: bool,
 ) -> Bisection:  # fmt: skip
     from ..assembly import package
-    from ..compiler.capture.torch_export import capture
+    from ..compiler.capture.intake import take_in
     from ..compiler.plan import Plan
     from ..compiler.profile import profiling
     from ..compiler.target import find_target
@@ -103,7 +105,10 @@ def _search(
 
     chosen, plan, parsed = find_target(target), Plan.of(asked), Bar.parse(bar, metrics)
     with profiling():
-        captured = capture(source.model, source.args, source.kwargs, dynamic_shapes=source.dynamic_shapes, debug=debug)
+        captured = take_in(
+            source.model, source.args, source.kwargs, dynamic_shapes=source.dynamic_shapes, dims=source.dims,
+            fixed=source.fixed, debug=debug,
+        ).captured  # fmt: skip
         given = load_samples(data, captured.graph, progress=report)
         looked_at = given.sample(count, seed)
         batches = [batch.inputs for batch in given.sample(CALIBRATION, seed).batches]

@@ -16,7 +16,7 @@ from .early import EarlyResults, Interrupted
 from .extra import load_ops, load_pass
 from .inspect import launches_in_words
 from .needs import runs_on
-from .options import Debug, Json, Model, Task, parse_precision
+from .options import Debug, Dim, Fix, Json, Model, Task, parse_dim_wishes, parse_fixed, parse_precision
 from .output import print_facts, print_heading, print_json, quoted, seconds, size
 from .profile import print_profile
 from .progress import progress
@@ -63,6 +63,8 @@ def compile_model(
         ),
     ] = None,
     task: Task = None,
+    dim: Dim = None,
+    fix: Fix = None,
     budget: Budget = None,
     calibration: Calibration = None,
     evaluation: Evaluation = None,
@@ -119,7 +121,8 @@ def compile_model(
     """Compile a model into one file that runs without PyTorch.
 
     The callable returns (module, args[, kwargs[, dynamic_shapes]]). For a folder, inputs and bounds are derived and printed,
-    and its tokenizer is copied to X.tokenizer beside X.planish. Nothing is downloaded.
+    and its tokenizer is copied to X.tokenizer beside X.planish. Nothing is downloaded. For an ONNX file an example is made up;
+    --dim fixes or bounds what varies, for every kind of model.
 
     With --budget and --calibration the precision of every layer is searched for: the fastest (or smallest) model, measured
     here, that is proved to meet the budget. An interrupted search goes on when the same command is run again.
@@ -136,7 +139,7 @@ def compile_model(
     passes = [load_pass(text, targets[0]) for text in extra or ()]
     if output is not None:
         check_output(output)
-    source = load_source(model, task)
+    source = load_source(model, task, parse_dim_wishes(dim), parse_fixed(fix))
     for text in ops or ():  # behind the model's file, whose folder is on the path now
         load_ops(text)
     path = output or Path(f"{source.name}.planish")
@@ -159,6 +162,8 @@ def compile_model(
                 source.args,
                 source.kwargs,
                 dynamic_shapes=source.dynamic_shapes,
+                dims=source.dims,
+                fixed=source.fixed,
                 target=targets,
                 strict=strict,
                 precision=asked,
@@ -188,6 +193,7 @@ def compile_model(
         raise
     artifact.report["profile"] = profile.to_data()
     took = time.perf_counter() - start
+    source = source.with_example(artifact.examples)
     result = measure_result(path, source, *workload_of(artifact.report)) if measure else None
     if json:
         print_json(
@@ -271,6 +277,7 @@ def show(
         facts += [(kind, str(note)) for note in notes[:MOST_NOTES]]
         if len(notes) > MOST_NOTES:
             facts.append(("", f"and {len(notes) - MOST_NOTES} more; --json lists them"))
+    facts += [("example", str(note)) for note in artifact.report.get("notes", ()) if _kind(note) == "example"]
     if dump is not None:
         facts.append(("dump", f"the graph after each pass is in {dump}"))
     if source.companions:

@@ -115,6 +115,13 @@ def resized(signature: Signature, arrays: Arrays, sizes: Sizes) -> Arrays:
     return sized(signature.inputs, arrays, sizes)
 
 
+def fitted(signature: Signature, arrays: Arrays) -> Arrays:
+    """The same data inside of the bounds that the model was compiled for: an example may be larger, or smaller."""
+    sizes = signature.sizes_of(arrays)
+    inside = {name: max(low, min(high, sizes[name])) for name, (low, high) in signature.symbols.items() if name in sizes}
+    return resized(signature, arrays, inside) if set(inside) == set(signature.symbols) else arrays
+
+
 def made_up(signature: Signature, sizes: Sizes, seed: int = 0) -> Arrays:
     """Inputs where nobody gave any: ones for integers and booleans (a valid id, an open mask), else normal numbers."""
     random = np.random.default_rng(seed)

@@ -17,7 +17,7 @@ Threads = Annotated[
 ]
 ArtifactFile = Annotated[Path, typer.Argument(metavar="X.planish", help="A compiled model.")]
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="FILE.py:callable, FILE.pt2 or a local Hugging Face folder.")
+    str, typer.Argument(metavar="MODEL", help="FILE.py:callable, FILE.pt2, FILE.onnx or a local Hugging Face folder.")
 ]
 Task = Annotated[
     str | None,
@@ -26,6 +26,21 @@ Task = Annotated[
 Dims = Annotated[
     list[str] | None,
     typer.Option("--dims", metavar="NAME=N,...", help="Sizes of the dynamic dimensions, for example batch=1,seq=128."),
+]
+
+Dim = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dim",
+        metavar="NAME=N|LOW..HIGH|NAME",
+        help="What a run-time dimension is: one size, bounds, or the size of another one.",
+    ),
+]
+Fix = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fix", metavar="INPUT=VALUE[,...]", help="Make an input of an ONNX model that decides shapes a constant."
+    ),
 ]
 
 
@@ -78,3 +93,57 @@ def parse_dims(values: Sequence[str] | None, option: str = "--dims") -> dict[str
             )
         sizes[name] = int(size)
     return sizes
+
+
+def parse_dim_wishes(values: Sequence[str] | None) -> dict[str, int | tuple[int, int] | str]:
+    """``["batch=1", "seq=1..512", "past=seq"]`` as ``{"batch": 1, "seq": (1, 512), "past": "seq"}``.
+
+    Raises:
+        UsageError: not of this form, the bounds are the wrong way round, or a dimension is named twice.
+    """
+    wishes: dict[str, int | tuple[int, int] | str] = {}
+    for value in values or ():
+        name, _, what = (s.strip() for s in value.rpartition("="))  # a dimension of an ONNX file may be called anything
+        low, dots, high = (s.strip() for s in what.partition(".."))
+        if not name or not what or (dots and not (low.isdecimal() and high.isdecimal())) or what.startswith("-"):
+            raise UsageError(
+                f"--dim {value!r} does not say what a dimension is",
+                "for example --dim batch=1 --dim seq=1..512 --dim past=seq",
+            )
+        if name in wishes:
+            raise UsageError(f"--dim names the dimension {name!r} twice")
+        if dots and int(low) > int(high):
+            raise UsageError(f"--dim {value!r}: the lower bound is above the upper one", f"--dim {name}={high}..{low}")
+        wishes[name] = (int(low), int(high)) if dots else int(what) if what.isdecimal() else what
+    return wishes
+
+
+def parse_fixed(values: Sequence[str] | None) -> dict[str, object]:
+    """``["axes=0,1", "k=5"]`` as ``{"axes": [0, 1], "k": 5}``; numbers may have a fraction, and truth values are true or false.
+
+    Raises:
+        UsageError: not of this form, or an input is named twice.
+    """
+    fixed: dict[str, object] = {}
+    for value in values or ():
+        name, _, text = (s.strip() for s in value.partition("="))
+        found = [_number(part.strip()) for part in text.split(",") if part.strip()] if text not in ("", "[]") else []
+        if not name or not text or None in found:
+            raise UsageError(
+                f"--fix {value!r} is not of the form INPUT=VALUE[,VALUE...]", "for example --fix axes=0,1 --fix k=5"
+            )
+        if name in fixed:
+            raise UsageError(f"--fix names the input {name!r} twice")
+        fixed[name] = found[0] if len(found) == 1 and not text.endswith(",") else found
+    return fixed
+
+
+def _number(text: str) -> bool | int | float | None:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return None

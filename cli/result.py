@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..compiler.capture.onnx_files import is_onnx
 from ..errors import PlanishError
 from ..runtime.timing import interleaved
 from .compare import compare
-from .feed import Signature, Sizes, by_name, resized, shown
+from .feed import Signature, Sizes, by_name, fitted, resized, shown
 from .loading import open_model
 from .output import seconds
 from .source import Source
@@ -25,7 +26,8 @@ class Measured:
     Attributes:
         why_not: why nothing could be measured here; the figures are then zero.
         sizes: sizes of the dynamic dimensions at which speed was measured.
-        planish, pytorch: seconds of the best call of each, with ``threads`` threads.
+        planish, source: seconds of the best call of each, with ``threads`` threads.
+        runtime: what runs the source.
         judged: sizes at which quality was measured: those of the example.
         cosine, min_cosine, max_abs: of the worst output; ``min_cosine`` is that of the worst row.
         source_bytes: what the parameters and buffers of the source take.
@@ -36,7 +38,8 @@ class Measured:
     sizes: str = ""
     threads: int = 0
     planish: float = 0.0
-    pytorch: float = 0.0
+    source: float = 0.0
+    runtime: str = "PyTorch"
     judged: str = ""
     cosine: float = 0.0
     min_cosine: float = 0.0
@@ -54,11 +57,16 @@ class Measured:
             return [("speed", f"not measured: {self.why_not}")]
         threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
         quality = f"cosine {self.cosine:.6f} with the float source on its example ({self.judged})"
-        speed = f"{seconds(self.planish)} a call at {self.sizes} with {threads}; PyTorch {seconds(self.pytorch)}"
-        if self.busy:  # PyTorch suffers more from a busy machine: a ratio would flatter
+        speed = f"{seconds(self.planish)} a call at {self.sizes} with {threads}; {self.runtime} {seconds(self.source)}"
+        if self.runtime == "the interpreter":  # which is for checking, not for speed
+            speed = speed.partition(";")[0]
+            quality = quality.replace(
+                "the float source", "what was read of the source (ONNX Runtime cannot run it here)"
+            )
+        elif self.busy:  # the source suffers more from a busy machine: a ratio would flatter
             speed += "\nother programs are running, so both times are too long; planish bench tells more"
         else:
-            speed += f" ({self.pytorch / self.planish:.1f}x)"
+            speed += f" ({self.source / self.planish:.1f}x)"
         return [
             ("speed", speed),
             ("quality", f"{quality}, worst row {self.min_cosine:.6f}, largest difference {self.max_abs:.3g}"),
@@ -88,16 +96,16 @@ def measure_result(
         signature = Signature.of(model.manifest)
         if signature.inputs and not any(source.eager()[1:]):
             return Measured(why_not="the source carries no example inputs", source_bytes=weights)
-        example = by_name(signature, *source.eager()[1:])
+        example = fitted(signature, by_name(signature, *source.eager()[1:]))
         sizes: Sizes = {**signature.sizes_of(example), **signature.usual(), **(at or {})}
         arrays = resized(signature, example, sizes)
         used = int(model.threads)
-        call = source_call(source, signature, arrays)
+        call = source_call(source, signature, arrays, used)
         before = torch.get_num_threads()
         torch.set_num_threads(used)
         try:
             with torch.inference_mode():
-                times = interleaved({"planish": lambda: model(**arrays), "pytorch": call}, seconds=1.5, least=8)
+                times = interleaved({"planish": lambda: model(**arrays), "source": call}, seconds=1.5, least=8)
         finally:
             torch.set_num_threads(before)
         found = compare(model(**example), run_source(source, signature, example))
@@ -105,7 +113,8 @@ def measure_result(
         sizes=shown(sizes),
         threads=used,
         planish=times["planish"].best,
-        pytorch=times["pytorch"].best,
+        source=times["source"].best,
+        runtime=source.runtime,
         judged=shown(signature.sizes_of(example)),
         cosine=min((d.cosine for d in found), default=1.0),
         min_cosine=min((d.min_cosine for d in found), default=1.0),
@@ -122,6 +131,10 @@ def _source_bytes(source: Source) -> int:
     if isinstance(model, torch.nn.Module):
         unique = {t.data_ptr(): t for t in (*model.parameters(), *model.buffers())}
         return sum(t.numel() * t.element_size() for t in unique.values())
+    if is_onnx(model):
+        from ..compiler.capture.onnx.reading import bytes_on_disk
+
+        return bytes_on_disk(Path(model))
     if isinstance(model, (str, Path)):
         return Path(model).stat().st_size
     return sum(t.numel() * t.element_size() for t in model.state_dict.values())

@@ -1,15 +1,21 @@
-"""Where a model comes from: ``FILE.py:callable``, ``FILE.pt2`` or a Hugging Face folder; and a class from ``FILE.py:Class``."""
+"""Where a model comes from: ``FILE.py:callable``, ``FILE.pt2``, ``FILE.onnx`` or a Hugging Face folder."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..compiler import python_file
+from ..compiler.capture.onnx_files import is_onnx
 from ..compiler.errors import UsageError
 from ..compiler.python_file import attribute, called, import_file, near_file
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..compiler.specialise import DimWish
 
 RETURNS = "(module, args[, kwargs[, dynamic_shapes]])"
 
@@ -19,7 +25,7 @@ class Source:
     """A model with the data it is shown to the compiler with.
 
     Attributes:
-        model: an ``nn.Module``, a ``torch.export.ExportedProgram`` or the path of a .pt2 file.
+        model: an ``nn.Module``, a ``torch.export.ExportedProgram`` or the path of a .pt2 or .onnx file.
         args, kwargs: example inputs, as the model takes them.
         dynamic_shapes: in torch.export's notation, or None.
         name: short name, the stem of a default file name.
@@ -27,6 +33,8 @@ class Source:
         companions: name -> file of what goes beside the artifact.
         facts: what was derived from a folder, to be told; the same as data in ``derived``.
         task: the task asked for, or None.
+        dims: run-time dimension -> what the user says it is (``compiler/specialise.py``).
+        fixed: input of an ONNX model -> what it is from now on.
     """
 
     model: Any
@@ -39,9 +47,24 @@ class Source:
     facts: tuple[tuple[str, str], ...] = ()
     derived: Mapping[str, Any] | None = None
     task: str | None = None
+    dims: Mapping[str, DimWish] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
 
-    def eager(self) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-        """The model as something to call with PyTorch, with its positional and keyword arguments."""
+    @property
+    def runtime(self) -> str:
+        """What runs the source."""
+        return "PyTorch"
+
+    def with_example(self, example: Mapping[str, np.ndarray]) -> Source:
+        """The same with the example that was derived for it; a PyTorch model has its own."""
+        return self
+
+    def eager(self, threads: int | None = None) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        """The model as something to call, with its positional and keyword arguments.
+
+        Args:
+            threads: of one call, where it brings threads of its own; PyTorch's are set by who calls it.
+        """
         import torch
 
         args, kwargs = self.args, dict(self.kwargs or {})
@@ -61,17 +84,31 @@ class Source:
         return model, tuple(args), dict(kwargs)
 
 
-def load_source(text: str, task: str | None = None) -> Source:
-    """Read ``FILE.py:callable``, ``FILE.pt2`` or a local Hugging Face folder.
+def load_source(
+    text: str,
+    task: str | None = None,
+    dims: Mapping[str, DimWish] | None = None,
+    fixed: Mapping[str, Any] | None = None,
+) -> Source:
+    """Read ``FILE.py:callable``, ``FILE.pt2``, ``FILE.onnx`` or a local Hugging Face folder.
 
     Args:
         text: what was typed.
         task: what a folder is compiled for; None goes by its architecture.
+        dims: what run-time dimensions are said to be.
+        fixed: inputs of an ONNX model that are constants from now on.
 
     Raises:
         UsageError: not of this form, no such file, no such callable, or it returns something else.
         PlanishError: the file cannot be imported, the callable raises, or folder or file hold no model that can be read.
     """
+    source = _loaded(text, task)
+    if fixed and not is_onnx(source.model):
+        raise UsageError("--fix is for an ONNX model", "a PyTorch model takes such an argument as a constant")
+    return replace(source, dims=dict(dims or {}), fixed=dict(fixed or {}))
+
+
+def _loaded(text: str, task: str | None) -> Source:
     path = Path(text)
     if path.is_dir():
         return _folder(path, text, task)
@@ -84,12 +121,17 @@ def load_source(text: str, task: str | None = None) -> Source:
             raise UsageError(f"there is no file {text!r}", near_file(path))
         from ..compiler.capture.files import refuse_file
 
+        if is_onnx(path):
+            from .onnx_source import OnnxSource
+
+            return OnnxSource(path, name=path.stem, text=text)
         refuse_file(path)
         return Source(path, name=path.stem, text=text)
     if ":" not in text and not text.endswith(".py") and ("/" in text or not path.suffix):
         raise UsageError(
             f"there is no file or folder {text!r}, and nothing is downloaded",
-            near_file(path) or "give FILE.py:callable, FILE.pt2, or a folder with config.json and model.safetensors",
+            near_file(path)
+            or "give FILE.py:callable, FILE.pt2, FILE.onnx, or a folder with config.json and model.safetensors",
         )
     path, name = split(text)
     function = attribute(import_file(path), name, path)
@@ -132,7 +174,7 @@ def split(text: str) -> tuple[Path, str]:
     return python_file.split(
         text,
         "returns the model",
-        f"{text!r} is no model: give FILE.py:callable, FILE.pt2 or a Hugging Face folder",
+        f"{text!r} is no model: give FILE.py:callable, FILE.pt2, FILE.onnx or a Hugging Face folder",
         f"the callable returns {RETURNS}",
     )
 

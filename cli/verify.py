@@ -10,9 +10,9 @@ import typer
 
 from ..compiler.errors import PlanishError
 from .compare import Difference, compare
-from .feed import Arrays, Signature, Sizes, by_name, from_file, resized, shown, variants
+from .feed import Arrays, Signature, Sizes, by_name, fitted, from_file, resized, shown, variants
 from .loading import open_model
-from .options import ArtifactFile, Debug, Dims, Json, Task, Threads, parse_dims
+from .options import ArtifactFile, Debug, Dims, Fix, Json, Task, Threads, parse_dims, parse_fixed
 from .output import print_facts, print_heading, print_json, print_table
 from .source import Source, load_source
 
@@ -36,6 +36,7 @@ def verify(
         Path | None, typer.Option("--input", "-i", metavar="IN.npz", help="Other inputs than the source's.")
     ] = None,
     task: Task = None,
+    fix: Fix = None,
     dims: Dims = None,
     min_cosine: Annotated[float | None, typer.Option(help="Bar: the least cosine of any row of an output.")] = None,
     max_relative: Annotated[
@@ -51,10 +52,10 @@ def verify(
     Prints numbers for each output, names the worst case, and exits with 3 if a bar is missed. The inputs are the
     source's example, also cut to other sizes of the dynamic dimensions.
     """
-    source = load_source(against, task)
+    source = load_source(against, task, fixed=parse_fixed(fix))
     with open_model(artifact, threads) as model:
         signature = Signature.of(model.manifest)
-        example = by_name(signature, *source.eager()[1:]) if input is None else from_file(input)
+        example = fitted(signature, by_name(signature, *source.eager()[1:])) if input is None else from_file(input)
         wanted = parse_dims(dims)
         signature.check(wanted)
         all_sizes = (
@@ -103,12 +104,12 @@ def run_source(source: Source, signature: Signature, arrays: Arrays) -> Any:
         return call()
 
 
-def source_call(source: Source, signature: Signature, arrays: Arrays) -> Any:
+def source_call(source: Source, signature: Signature, arrays: Arrays, threads: int | None = None) -> Any:
     """The source as a function without arguments, fed with ``arrays`` in the places of its example inputs."""
     import torch
     from torch.utils import _pytree as pytree
 
-    model, args, kwargs = source.eager()
+    model, args, kwargs = source.eager(threads)
     names = [p.name for p in signature.inputs]
     rest = iter([name for name in names if name not in kwargs])
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}

@@ -227,6 +227,12 @@ def _shown(value: Value) -> str:
     return f"[{', '.join(map(str, value.shape))}]"
 
 
-def in_words(phrases: Sequence[str]) -> str:
+class ExampleNote(str):
+    """A note that people should see beside the figures that rest on it."""
+
+    kind = "example"
+
+
+def in_words(phrases: Sequence[str]) -> ExampleNote:
     """The note that says what was made up."""
-    return "example inputs were made up: " + "; ".join(phrases)
+    return ExampleNote("example inputs were made up: " + "; ".join(phrases))

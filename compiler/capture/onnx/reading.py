@@ -230,3 +230,11 @@ def source_digest(model: OnnxModel, constants: Mapping[str, np.ndarray]) -> str:
         digest.update(f"{name} {constants[name].dtype} {constants[name].shape}\n".encode())
         digest.update(np.ascontiguousarray(constants[name]).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def bytes_on_disk(path: Path) -> int:
+    """What a model file takes, together with the files beside it that hold its weights."""
+    proto = ModelProto()
+    proto.ParseFromString(path.read_bytes())
+    beside = {ExternalDataInfo(t).location for t in tensors(proto.graph) if uses_external_data(t)}
+    return path.stat().st_size + sum((path.parent / name).stat().st_size for name in beside)

@@ -118,7 +118,9 @@ def resized(signature: Signature, arrays: Arrays, sizes: Sizes) -> Arrays:
 def fitted(signature: Signature, arrays: Arrays) -> Arrays:
     """The same data inside of the bounds that the model was compiled for: an example may be larger, or smaller."""
     sizes = signature.sizes_of(arrays)
-    inside = {name: max(low, min(high, sizes[name])) for name, (low, high) in signature.symbols.items() if name in sizes}
+    inside = {
+        name: max(low, min(high, sizes[name])) for name, (low, high) in signature.symbols.items() if name in sizes
+    }
     return resized(signature, arrays, inside) if set(inside) == set(signature.symbols) else arrays
 
 

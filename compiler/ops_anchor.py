@@ -210,8 +210,8 @@ define(
     "quantize_tensor",
     "x",
     _quantize_tensor,
-    "u8 for all of x, as ONNX's DynamicQuantizeLinear: over the range low .. high of x and 0, scale = (high - low) / 255 (1 if that "
-    "is 0), zero = round(clamp(-low / scale, 0, 255)), q = clamp(round(x / scale) + zero, 0, 255); x is finite",
+    "u8 for all of x, as ONNX's DynamicQuantizeLinear: over the range low .. high of x and 0, scale = (high - low) / 255 (1 if "
+    "it is 0), zero = round(clamp(-low / scale, 0, 255)), q = clamp(round(x / scale) + zero, 0, 255); x is finite",
     flops=4,
 )
 define(

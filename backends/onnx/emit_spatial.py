@@ -61,19 +61,29 @@ def _cells(
 def _conv(at: Emitter, node: Node) -> str:
     x, dtype = only_input(at, node)
     rank, last = node.output.type.rank, node.attrs["channels_last"]
-    low, high = node.attrs["padding"], node.attrs["padding_high"] or node.attrs["padding"]
     out = node.attrs["out_dtype"] or dtype
     work = at.work(dtype, "Conv") if dtype.is_float and dtype is not DType.f64 else dtype
     operands = [None if v is None else at.cast(at.name(v), work) for v in node.inputs[1:]]
-    x = _channels_second(at, at.cast(x, work), rank, last)
     if work is DType.f32 or work is DType.f16:
-        result = at.op(
-            "Conv", [x, *operands], strides=list(node.attrs["stride"]), pads=[*low, *high], group=node.attrs["groups"],
-            dilations=list(node.attrs["dilation"]), kernel_shape=list(node.operands[1].shape[2:]), dtype=work,
-        )  # fmt: skip
-    else:
-        result = _conv_by_cells(at, node, x, operands, work)
+        filters, bias = operands[0], operands[1] if len(operands) > 1 else None
+        return at.cast(convolved(at, node, at.cast(x, work), filters, bias, node.operands[1].shape[2:], work), out)
+    result = _conv_by_cells(at, node, _channels_second(at, at.cast(x, work), rank, last), operands, work)
     return _channels_last(at, at.cast(result, out), rank, last)
+
+
+def convolved(
+    at: Emitter, node: Node, x: str, filters: str | None, bias: str | None, kernel: Sequence[Dim], dtype: DType
+) -> str:  # fmt: skip
+    """Conv with the attributes of ``node`` on tensors of ``dtype``, in which ONNX Runtime convolves; the channels of ``x`` and
+    of the result lie where the node has them."""
+    rank, last = node.output.type.rank, node.attrs["channels_last"]
+    low, high = node.attrs["padding"], node.attrs["padding_high"] or node.attrs["padding"]
+    result = at.op(
+        "Conv", [_channels_second(at, x, rank, last), filters, bias], strides=list(node.attrs["stride"]),
+        pads=[*low, *high], group=node.attrs["groups"], dilations=list(node.attrs["dilation"]), kernel_shape=list(kernel),
+        dtype=dtype,
+    )  # fmt: skip
+    return _channels_last(at, result, rank, last)
 
 
 def _conv_by_cells(at: Emitter, node: Node, x: str, operands: Sequence[str | None], dtype: DType) -> str:

@@ -14,6 +14,7 @@ from ...compiler.types import DType
 from .calculation import Calculation
 from .emit_elementwise import only_input
 from .emitter import Emitter, emits
+from .probe_graph import MICROSOFT
 
 Function = Callable[[Calculation, str], str]
 
@@ -314,9 +315,13 @@ def _leaky_relu(c: Calculation, x: str, node: Node) -> str:
 
 def _gelu(c: Calculation, x: str, node: Node) -> str:
     kind = node.attrs["approximate"]
+    if kind == "quick" and c.at.takes("quick-gelu", c.dtype.value):
+        name = c.at.op("QuickGelu", [x], domain=MICROSOFT, dtype=c.dtype, alpha=1.702)
+        c.at.declare(name, c.dtype, node.output.shape)
+        return str(name)
     if kind == "quick":
         return c("Mul", x, c("Sigmoid", c("Mul", x, 1.702)))
-    if _native(c, "Gelu") and c.at.takes("gelu", c.dtype.value):
+    if _native(c, "Gelu") and c.at.takes("gelu-20" if kind == "none" else "gelu-tanh-20", c.dtype.value):
         return c("Gelu", x, approximate=kind)
     if kind == "tanh":
         inner = c("Add", x, c("Mul", c("Mul", c("Mul", x, x), x), 0.044715))

@@ -119,6 +119,10 @@ class Emitter:
             self._names[value] = self.constant(self.graph.constants[ref], ref, value.dtype, shape=value.shape)
         return self._names[value]
 
+    def bind(self, value: Value, name: str) -> None:
+        """Say that a tensor holds ``value``, whose node comes later; that node is then not emitted."""
+        self._names[value] = name
+
     def inputs(self, node: Node) -> list[str | None]:
         """The tensors that hold the operands of ``node``; None for one that is absent."""
         return [None if v is None else self.name(v) for v in node.inputs]
@@ -313,7 +317,7 @@ class Emitter:
         Raises:
             LoweringError: it cannot be written in ONNX.
         """
-        if node.op == "constant":
+        if node.op == "constant" or (node.outputs and all(v in self._names for v in node.outputs)):
             return
         function = EMITTERS.get(node.op)
         if function is None:

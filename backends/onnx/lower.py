@@ -16,9 +16,12 @@ from ...compiler.ops import cost, schema
 from ...compiler.types import DType, TensorType
 from . import (  # noqa: F401  (they register their ops)
     emit_arithmetic,
+    emit_attention,
     emit_elementwise,
+    emit_linear,
     emit_norm,
     emit_order,
+    emit_quantised,
     emit_recurrent,
     emit_reduce,
     emit_shape,
@@ -27,6 +30,7 @@ from . import (  # noqa: F401  (they register their ops)
 )
 from .emitter import Emitter, Takes, value_info
 from .initializers import Placed
+from .tidy import keep_sums_apart
 from .unit import OnnxUnit
 
 #: Providers that compute in f16 without casts around it.
@@ -115,6 +119,8 @@ def _model(at: Emitter, outputs: list[str]) -> tuple[ModelProto, Placed]:
     for node in at.nodes:
         _rename(node, renamed)
     nodes = _alive(at.nodes, set(outputs))
+    if not at.takes("skip-layer-normalization"):
+        keep_sums_apart(nodes)
     placed = at.initializers.place(_read(nodes))
     produced = {name for node in nodes for name in node.output}
     body = helper.make_graph(

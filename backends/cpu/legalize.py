@@ -16,6 +16,7 @@ from ...compiler.pass_protocol import PassContext, PassResult
 from ...compiler.types import DType
 from .builder import Builder
 from .custom_ops import cpp_op, widen
+from .legalize_columns import column_sum
 from .legalize_int8 import integer_linear, legal_quantize_tensor
 from .legalize_quantised import legal_dequantize, narrow_linear, plain_weight
 from .legalize_spatial import LEGAL_SPATIAL
@@ -34,6 +35,8 @@ def _reduction(b: Builder, node: Node) -> Value | None:
         return x
     if axes == [rank - 1] and node.attrs["keepdim"]:
         return None
+    if (down := column_sum(b, node, axes)) is not None:
+        return down
     kept = [a for a in range(rank) if a not in axes]
     moved = x if [*kept, *axes] == list(range(rank)) else b("transpose", x, perm=(*kept, *axes))
     outer = tuple(x.shape[a] for a in kept)

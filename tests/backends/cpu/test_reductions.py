@@ -40,6 +40,20 @@ def mean_over(g: Sketch, axes: tuple[int, ...]) -> list[Value]:
     return [g("reduce_mean", x, axes=axes), g("reduce_sum", x, axes=axes, keepdim=True)]
 
 
+@TABLE.each(one=(1,), two=(1, 2), first=(0,))
+def down_columns(g: Sketch, axes: tuple[int, ...]) -> list[Value]:
+    x = g.input(B, S, 3, 20)
+    return [g("reduce_mean", x, axes=axes), g("reduce_sum", x, axes=axes, keepdim=True)]
+
+
+@TABLE.each(mask=(B, S, 1), scalar=(1,), columns=(20,), everywhere=(B, S, 20))
+def weighted_columns(g: Sketch, shape: tuple) -> list[Value]:
+    x, factor = g.input(B, S, 20), g.input(*shape)
+    pooled = g("reduce_sum", g("mul", x, factor), axes=(1,))
+    kept = g("mul", factor, x)  # somebody else wants the product, too
+    return [pooled, g("reduce_mean", kept, axes=(1,)), kept]
+
+
 @TABLE.each(**{str(d): d for d in (F64, BF16, F16, I64, I32, DType.i8, DType.u8, BOOL)})
 def reduce_type(g: Sketch, dtype: DType) -> list[Value]:
     x = g.input(B, 11, dtype=dtype, low=0, high=30)

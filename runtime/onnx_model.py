@@ -174,9 +174,11 @@ class OnnxModel(Model):
     ) -> list[LaunchTime]:
         """A line for each node that ran; the work of a launch is the slowest node's of those named after its sources."""
         seconds = {name: median(e["dur"] for e in runs[_UNCOUNTED:] or runs) * 1e-6 for name, runs in nodes.items()}
+        sources = sorted({source for launch in self._launches for source in launch["sources"]}, key=len, reverse=True)
         of_source: dict[str, list[str]] = {}
-        for name in nodes:
-            of_source.setdefault(name.rpartition("/")[0], []).append(name)
+        for name in nodes:  # what ONNX Runtime makes of a node is named after it: "fused MODULE/MatMul_0/MatMulAddFusion"
+            source = next((source for source in sources if f" {source}/" in f" {name}"), "")
+            of_source.setdefault(source, []).append(name)
         work: dict[str, list[Mapping[str, Any]]] = {}
         for launch in self._launches:
             named = [name for source in launch["sources"] for name in of_source.get(source, ())]
@@ -185,10 +187,10 @@ class OnnxModel(Model):
         found = []
         for name, runs in nodes.items():
             own = work.get(name, [])
-            sources = tuple(dict.fromkeys(source for launch in own for source in launch["sources"]))
+            modules = tuple(dict.fromkeys(source for launch in own for source in launch["sources"]))
             found.append(
                 LaunchTime(
-                    runs[0]["args"].get("op_name", name), name, own[0]["precision"] if own else "", sources, seconds[name],
+                    runs[0]["args"].get("op_name", name), name, own[0]["precision"] if own else "", modules, seconds[name],
                     sum(parse(launch["flops"])(env) for launch in own), sum(parse(launch["bytes"])(env) for launch in own),
                 )
             )  # fmt: skip

@@ -18,7 +18,7 @@ from planish.codegen.memory import place_weights
 from planish.codegen.program import Buffer, Launch, Port, Program, Ref
 from planish.codegen.specs import KernelSpec, Operand, RowProgram, Step, digest
 from planish.codegen.unit import UnitText, describe, host_source, split_unit
-from planish.compiler.artifact import HostPart, NativePart, Package, UnitPart
+from planish.compiler.artifact import HostPart, NativePart, Package
 from planish.compiler.dims import Dim, symbol
 from planish.compiler.types import DType
 
@@ -173,7 +173,7 @@ def source_of(program: Program) -> str:
     return text_of(program).text
 
 
-def unit_part(program: Program, name: str = "", **changes: Any) -> UnitPart:
+def unit_part(program: Program, name: str = "", **changes: Any) -> NativePart:
     level = levels.level(program.isa)
     given: dict[str, Any] = {
         "name": name or f"cpu-{program.isa}",

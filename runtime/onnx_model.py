@@ -176,7 +176,8 @@ class OnnxModel(Model):
         seconds = {name: median(e["dur"] for e in runs[_UNCOUNTED:] or runs) * 1e-6 for name, runs in nodes.items()}
         sources = sorted({source for launch in self._launches for source in launch["sources"]}, key=len, reverse=True)
         of_source: dict[str, list[str]] = {}
-        for name in nodes:  # what ONNX Runtime makes of a node is named after it: "fused MODULE/MatMul_0/MatMulAddFusion"
+        # What ONNX Runtime makes of a node is named after it: "fused MODULE/MatMul_0/MatMulAddFusion".
+        for name in nodes:
             source = next((source for source in sources if f" {source}/" in f" {name}"), "")
             of_source.setdefault(source, []).append(name)
         work: dict[str, list[Mapping[str, Any]]] = {}

@@ -31,7 +31,15 @@ def test_the_reference_of_the_command_line_is_up_to_date() -> None:
 
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "CONTRIBUTING.md", "docs/quality.md", "docs/artifact.md", "docs/huggingface.md", "docs/search.md"],
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/quality.md",
+        "docs/artifact.md",
+        "docs/huggingface.md",
+        "docs/onnx.md",
+        "docs/search.md",
+    ],
 )
 def test_links_lead_somewhere(page: str) -> None:
     path = ROOT / page
@@ -47,6 +55,7 @@ def test_links_lead_somewhere(page: str) -> None:
         "docs/quality.md",
         "docs/artifact.md",
         "docs/huggingface.md",
+        "docs/onnx.md",
         "docs/search.md",
         "examples/custom_pass/README.md",
     ],

@@ -109,12 +109,28 @@ def _check(model: OnnxModel) -> None:
             _place(tensor, model.folder, name)
     _check_order(proto.graph, set(), name)
     try:
-        onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=False)
+        onnx.shape_inference.infer_shapes(_inferable(proto), check_type=True, strict_mode=True, data_prop=False)
     except Exception as error:  # it raises its own error types, which are no public names
         text = str(error).strip().splitlines()
         reason = next((line for line in reversed(text) if line.strip()), "its types do not fit")
         if "ypeInference" in str(error) or "type" in reason.lower() or "ShapeInference" in str(error):
             raise CaptureError(f"{name} is inconsistent: {reason.strip()}", "onnx.checker says more") from error
+
+
+def _inferable(proto: ModelProto) -> ModelProto:
+    """The model, with the default axes of MeanVarianceNormalization written out: onnx's inference forgets them."""
+
+    def silent(node: onnx.NodeProto) -> bool:
+        return node.op_type == "MeanVarianceNormalization" and not node.attribute
+
+    if not any(silent(node) for node in proto.graph.node):
+        return proto
+    twin = ModelProto()
+    twin.CopyFrom(proto)
+    for node in twin.graph.node:
+        if silent(node):
+            node.attribute.append(onnx.helper.make_attribute("axes", [0, 2, 3]))
+    return twin
 
 
 def _check_order(graph: GraphProto, outer: set[str], name: str) -> None:

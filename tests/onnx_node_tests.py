@@ -100,7 +100,10 @@ def _counts(model: ModelProto | None) -> bool:
 @cache
 def _operators() -> dict[str, str]:
     """Operators by their names without capitals and underscores."""
-    return {s.name.lower(): s.name for s in onnx.defs.get_all_schemas()}
+    found = {s.name.lower(): s.name for s in onnx.defs.get_all_schemas()}
+    shorthands = {"nllloss": "NegativeLogLikelihoodLoss", "sce": "SoftmaxCrossEntropyLoss", "mvn": "MeanVarianceNormalization",
+                  "clip": "Clip", "shape": "Shape"}  # fmt: skip
+    return found | shorthands
 
 
 def _op(case: Any) -> str:

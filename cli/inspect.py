@@ -81,7 +81,7 @@ def show(
     print_heading("provenance")
     print_facts(
         [
-            ("plan", _plain({k: v for k, v in manifest["plan"].items() if k not in ("layers", "variants")})),
+            ("plan", _plain({k: v for k, v in (manifest["plan"] or {}).items() if k not in ("layers", "variants")})),
             ("pipeline", manifest["pipeline"]),
             ("custom ops", ", ".join(f"{op} {v}" for op, v in manifest["ops"].items() if "." in op)),
             ("tools", ", ".join(f"{tool} {version}" for tool, version in manifest["tools"].items())),

@@ -10,6 +10,7 @@ import ctypes
 import importlib
 import importlib.metadata
 import importlib.util
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
@@ -17,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import PlanishError
 from .errors import ArtifactError, RunError
-from .machine import version_tuple
+from .machine import machine, version_tuple
 
 CPU = "CPUExecutionProvider"
 #: The external file that initializers of a unit lie in.
@@ -29,6 +31,10 @@ DISTRIBUTIONS = (
 )  # fmt: skip
 #: ``TensorProto.DataType`` of the element types that numpy lacks; their arrays hold the bits.
 _BITS = {"bf16": 16, "bfloat16": 16}
+#: A file and line of ONNX Runtime's sources, and the signature of the function there.
+_PLACE = re.compile(
+    r"\S*/onnxruntime(_src)?/\S+:\d+ (.*?\) (const )?)?(\[with .*?\] )?|Exception during initialization: "
+)
 _LEVELS = {True: "ORT_ENABLE_ALL", False: "ORT_DISABLE_ALL"}
 
 
@@ -44,6 +50,7 @@ class Settings:
         config: entries of the session's configuration.
         options: of the provider. In a value, ``{package}`` stands for the folder of ``plugin`` and ``{threads}`` for how many
             threads a call may use.
+        emulator: further options on x86-64, for a provider of hardware that other machines have: what is emulated.
         least: the oldest version of ONNX Runtime that reads such a model; empty for any.
     """
 
@@ -53,6 +60,7 @@ class Settings:
     optimize: bool = True
     config: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)
+    emulator: Mapping[str, str] = field(default_factory=dict)
     least: str = ""
 
     def to_data(self) -> dict[str, Any]:
@@ -166,6 +174,11 @@ def _devices(provider: str) -> list[Any]:
     return [d for d in found if d.device.type == found[0].device.type]
 
 
+def is_emulated(settings: Settings) -> bool:
+    """Whether the provider's hardware is emulated on this machine."""
+    return bool(settings.emulator) and machine() == "x86_64"
+
+
 def session_options(settings: Settings, threads: int, *, record: bool = False) -> Any:
     """Options of a session.
 
@@ -224,22 +237,25 @@ def open_session(
     if settings.plugin:
         path = importlib.import_module(settings.plugin).__file__ or ""
         folder = path.rpartition("/")[0]
+    wanted = {**settings.options, **(settings.emulator if is_emulated(settings) else {})}
     given = {
-        name: value.replace("{package}", folder).replace("{threads}", str(threads))
-        for name, value in settings.options.items()
+        name: value.replace("{package}", folder).replace("{threads}", str(threads)) for name, value in wanted.items()
     }
     try:
         if settings.plugin:
             options.add_provider_for_devices(_devices(settings.provider), given)
-            return module.InferenceSession(model, options)
-        chain: list[Any] = [(settings.provider, given)]
-        if settings.provider != CPU:
-            chain.append(CPU)
-        # Without this ONNX Runtime would open the session again on the CPU where a provider fails, and only print so.
-        session = module.InferenceSession(model, options, providers=chain, enable_fallback=0)
-        session.disable_fallback()
+            return _without_fallback(module.InferenceSession(model, options, enable_fallback=0), settings)
+        chain = [(settings.provider, given)]  # ONNX Runtime appends the CPU's provider by itself
+        return _without_fallback(module.InferenceSession(model, options, providers=chain, enable_fallback=0), settings)
+    except PlanishError:
+        raise
     except Exception as error:  # the bindings have an exception of their own for each status, with no common base
         raise RunError(f"{settings.provider} refuses the model: {first_line(error)}") from error
+
+
+def _without_fallback(session: Any, settings: Settings) -> Any:
+    """``session``, which will not open itself again on the CPU alone where a call fails (it would only print so)."""
+    session.disable_fallback()
     if settings.provider not in session.get_providers():
         raise RunError(f"{settings.provider} could not be started; ONNX Runtime fell back to {CPU}")
     return session
@@ -265,9 +281,11 @@ def as_value(array: np.ndarray, dtype: str = "") -> Any:
     """
     value = onnxruntime().OrtValue
     array = np.ascontiguousarray(array)
-    if dtype in _BITS:
-        return value.ortvalue_from_numpy_with_onnx_type(array, _BITS[dtype])
-    return value.ortvalue_from_numpy(array)
+    if dtype not in _BITS:
+        return value.ortvalue_from_numpy(array)
+    made = value.ortvalue_from_numpy_with_onnx_type(array, _BITS[dtype])
+    made.array = array  # which lives as long as the value that reads it
+    return made
 
 
 def as_array(value: Any) -> np.ndarray:
@@ -282,8 +300,10 @@ def as_array(value: Any) -> np.ndarray:
 
 
 def first_line(error: BaseException) -> str:
-    """The sentence of an error of ONNX Runtime, without its number and what follows on further lines."""
+    """The sentence of an error of ONNX Runtime, without its number, the place in its sources, and what follows on further
+    lines."""
     text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     if text.startswith("[ONNXRuntimeError]"):
         text = text.split(" : ", 3)[-1]
-    return text.strip().rstrip(".")
+    text = _PLACE.sub("", text).strip().rstrip(".")
+    return text if len(text) <= 240 else f"{text[:240]}..."

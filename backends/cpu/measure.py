@@ -107,17 +107,17 @@ def _timed(requests: Sequence[MeasureRequest], keys: Sequence[Sequence[str]], se
         for group in _groups([requests[i].unit for i in chosen], MEMORY):
             members = [chosen[i] for i in group]
             # A thread of its own: the caller's stays on whatever cores it has.
-            with ThreadPoolExecutor(1, initializer=_pin, initargs=(threads,)) as worker:
+            with ThreadPoolExecutor(1, initializer=pin, initargs=(threads,)) as worker:
                 share = seconds * len(members) / len(requests)
                 samples = worker.submit(_run, [requests[i] for i in members], share).result()
             # The first program is in every group: what the machine did better or worse in between shows in it.
-            total = _undisturbed(samples[0].sum(axis=1)).seconds
+            total = undisturbed(samples[0].sum(axis=1)).seconds
             scale = 1.0 if anchor is None or not total else anchor / total
             new = list(zip(members, samples, strict=True))[0 if anchor is None else 1 :]
             anchor = total if anchor is None else anchor
             for i, rows in new:
                 for key, column in zip(keys[i], rows.T, strict=True):
-                    found[key].append(_undisturbed(column * scale))
+                    found[key].append(undisturbed(column * scale))
     return {
         key: Timing(
             float(np.mean([t.seconds for t in all])), float(np.hypot.reduce([t.spread for t in all])) / len(all)
@@ -138,7 +138,7 @@ def _groups(programs: Sequence[Program], memory: int) -> Iterator[list[int]]:
     yield group
 
 
-def _pin(threads: int) -> None:
+def pin(threads: int) -> None:
     """Keep this thread on the last cores that it may use: the first ones get most interrupts."""
     allowed = sorted(os.sched_getaffinity(0))
     if len(allowed) >= threads:
@@ -168,11 +168,11 @@ def _run(requests: Sequence[MeasureRequest], seconds: float) -> list[np.ndarray]
 
 
 def _settled(rows: Sequence[Sequence[float]]) -> bool:
-    total = _undisturbed(np.array([sum(row) for row in rows]))
+    total = undisturbed(np.array([sum(row) for row in rows]))
     return len(rows) >= 5 * TURN and total.spread <= SETTLED * total.seconds
 
 
-def _undisturbed(values: np.ndarray) -> Timing:
+def undisturbed(values: np.ndarray) -> Timing:
     """The lower quintile and its standard error, sqrt(q (1 - q) / n) / density (Stuart and Ord, "Kendall's Advanced Theory of
     Statistics", 10.10), with the density of a normal distribution that has the same deciles on both sides of it."""
     low, middle, high = np.quantile(values, (QUANTILE - 0.1, QUANTILE, QUANTILE + 0.1))

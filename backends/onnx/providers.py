@@ -35,7 +35,9 @@ class Provider:
             graph better than what the rewrites make of it.
         session_options: entries of the session's configuration.
         provider_options: of the provider; see :class:`~planish.runtime.onnx_session.Settings`.
+        emulator_options: of the provider on x86-64, where it emulates hardware of another machine.
         plugin: module of a provider that is a library of its own beside ONNX Runtime.
+        compiles: it makes one kernel of each part of the graph that it takes, and does not tell what is in it.
         aliases: other short names.
     """
 
@@ -48,7 +50,9 @@ class Provider:
     optimize: bool = True
     session_options: Mapping[str, str] = field(default_factory=dict)
     provider_options: Mapping[str, str] = field(default_factory=dict)
+    emulator_options: Mapping[str, str] = field(default_factory=dict)
     plugin: str = ""
+    compiles: bool = False
     aliases: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -59,7 +63,7 @@ class Provider:
         """What opening a session takes, as a manifest holds it."""
         return Settings(
             self.name, self.wheel, self.plugin, self.optimize, dict(self.session_options), dict(self.provider_options),
-            _READS[self.opset],
+            dict(self.emulator_options), _READS[self.opset],
         )  # fmt: skip
 
     def missing(self) -> str | None:
@@ -99,19 +103,20 @@ _ALL = (
     Provider("CPUExecutionProvider", "cpu", "onnxruntime", 23, "any CPU"),
     Provider(
         "OpenVINOExecutionProvider", "openvino", "onnxruntime-openvino", 21, "Intel and AMD CPUs, Intel GPUs and NPUs",
-        optimize=False, provider_options={"device_type": "CPU", "num_of_threads": "{threads}"}, aliases=("ov",),
+        optimize=False, compiles=True, provider_options={"device_type": "CPU", "num_of_threads": "{threads}"}, aliases=("ov",),
     ),
     Provider("CUDAExecutionProvider", "cuda", "onnxruntime-gpu", 21, "NVIDIA GPUs with CUDA 12"),
     Provider(
         "TensorrtExecutionProvider", "tensorrt", "onnxruntime-gpu", 21, "NVIDIA GPUs with TensorRT 10", optimize=False,
-        provider_options={"trt_fp16_enable": "1", "trt_int8_enable": "1"}, aliases=("trt",),
+        compiles=True, provider_options={"trt_int8_enable": "1"}, aliases=("trt",),
     ),
     Provider(
         "QNNExecutionProvider", "qnn", "onnxruntime-qnn", 23, "Qualcomm NPUs; emulated on x86-64 Linux", static_shapes=True,
-        provider_options={"backend_path": "{package}/libQnnHtp.so"}, plugin="onnxruntime_qnn", aliases=("htp",),
+        plugin="onnxruntime_qnn", compiles=True, aliases=("htp",), provider_options={"backend_path": "{package}/libQnnHtp.so"},
+        emulator_options={"soc_model": "60"},  # a Snapdragon X Elite; without it an NPU that has no floats is emulated
     ),
     Provider(
-        "CoreMLExecutionProvider", "coreml", "onnxruntime", 21, "macOS and iOS",
+        "CoreMLExecutionProvider", "coreml", "onnxruntime", 21, "macOS and iOS", compiles=True,
         provider_options={"ModelFormat": "MLProgram"},
     ),
     Provider(

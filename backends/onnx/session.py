@@ -25,7 +25,8 @@ class Session:
 
     Attributes:
         provider: that the nodes were offered to first.
-        placements: who runs each node of the model, in its order; empty where ONNX Runtime is too old to say.
+        assigned: which nodes each provider took, as ONNX Runtime calls them; empty where it is too old to say.
+        placements: who runs each node of the model, in its order.
     """
 
     def __init__(self, session: Any, model: onnx.ModelProto, provider: Provider, weights: np.ndarray | None) -> None:
@@ -36,7 +37,8 @@ class Session:
         self.outputs = [value.name for value in model.graph.output]
         initial = {tensor.name for tensor in model.graph.initializer}
         self.inputs = [value.name for value in model.graph.input if value.name not in initial]
-        self.placements: list[Placement] = placements(model.graph, assignment(session))
+        self.assigned = assignment(session)
+        self.placements: list[Placement] = placements(model.graph, self.assigned)
 
     def assignment(self) -> dict[str, str]:
         """Name of each node that runs -> name of the provider that runs it. What was folded or merged is not in it."""
@@ -63,8 +65,7 @@ class Session:
         missing = [name for name in self.inputs if name not in inputs]
         if missing:
             raise UsageError(f"the input {missing[0]!r} is missing", f"the model takes {', '.join(self.inputs)}")
-        arrays = {name: np.ascontiguousarray(inputs[name]) for name in self.inputs}
-        given = {n: as_value(a, "bf16" if self._dtypes[n] == _BF16 else "") for n, a in arrays.items()}
+        given = {n: as_value(inputs[n], "bf16" if self._dtypes[n] == _BF16 else "") for n in self.inputs}
 
         def call() -> Sequence[Any]:
             try:
@@ -72,7 +73,6 @@ class Session:
             except Exception as error:  # an exception of its own for each status, with no common base
                 raise RunError(f"{self.provider.name} failed: {first_line(error)}") from error
 
-        call.arrays = arrays  # type: ignore[attr-defined]  # an OrtValue does not hold what it was made of
         return call
 
     def end_profiling(self) -> str:

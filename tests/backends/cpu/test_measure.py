@@ -280,7 +280,7 @@ def test_the_caller_stays_on_its_cores() -> None:
 
 def test_the_standard_error() -> None:
     rng = np.random.default_rng(0)
-    found = [measure._undisturbed(rng.normal(10, 2, 101)) for _ in range(600)]
+    found = [measure.undisturbed(rng.normal(10, 2, 101)) for _ in range(600)]
     actual = np.std([m.seconds for m in found])
     assert np.mean([m.spread for m in found]) == pytest.approx(actual, rel=0.15)
 
@@ -289,7 +289,7 @@ def test_what_disturbs_every_second_call_does_not_count() -> None:
     rng = np.random.default_rng(0)
     quiet = 10 + rng.exponential(0.05, 60)
     busy = quiet + np.where(rng.random(60) < 0.5, rng.exponential(8.0, 60), 0.0)
-    assert measure._undisturbed(busy).seconds == pytest.approx(measure._undisturbed(quiet).seconds, rel=0.005)
+    assert measure.undisturbed(busy).seconds == pytest.approx(measure.undisturbed(quiet).seconds, rel=0.005)
     assert np.median(busy) > 1.005 * np.median(quiet)
 
 

@@ -75,7 +75,7 @@ class Session:
         """The outputs in order; bf16 as bits, which numpy has no type for."""
         binding, kept = self.session.io_binding(), []
         for value in self.graph.inputs:
-            array = np.ascontiguousarray(inputs[value.name])
+            array = np.asarray(inputs[value.name], order="C")  # ascontiguousarray gives a scalar an axis
             tensor = (
                 ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, onnx.TensorProto.BFLOAT16)
                 if value.dtype is DType.bf16

@@ -104,9 +104,12 @@ def _mod(at: Emitter, node: Node) -> str:
 def _fmod(at: Emitter, node: Node) -> str:
     a, b = _pair(at, node)
     dtype = node.output.dtype
-    c = Calculation(at, at.wide(dtype))
-    b = at.cast(b, c.dtype) if dtype.is_float else _divisor(at, node, c)
-    return at.cast(c("Mod", at.cast(a, c.dtype), b, fmod=1), dtype)
+    if dtype.is_float:
+        c = Calculation(at, at.wide(dtype))
+        return at.cast(c("Mod", at.cast(a, c.dtype), at.cast(b, c.dtype), fmod=1), dtype)
+    c = Calculation(at, dtype)
+    b = _divisor(at, node, c)  # the operator's remainder of this sign goes through f64
+    return c("Sub", a, c("Mul", c("Div", a, b), b))
 
 
 @emits("pow")

@@ -12,7 +12,7 @@ from .emitter import Emitter, emits
 
 _UNARY = {
     "neg": "Neg", "abs": "Abs", "exp": "Exp", "log": "Log", "sqrt": "Sqrt", "reciprocal": "Reciprocal", "sin": "Sin",
-    "cos": "Cos", "tanh": "Tanh", "sigmoid": "Sigmoid",
+    "cos": "Cos", "tanh": "Tanh",
 }  # fmt: skip
 _ROUNDING = {"floor": "Floor", "ceil": "Ceil", "round": "Round"}
 _COMPARE = {"eq": "Equal", "lt": "Less", "le": "LessOrEqual", "gt": "Greater", "ge": "GreaterOrEqual"}

@@ -35,43 +35,50 @@ def _cumsum(at: Emitter, node: Node) -> str:
 
 
 def scan(
-    at: Emitter, axis: int, slice_shape: Sequence[Dim], scanned: Sequence[tuple[str, DType]],
-    states: Sequence[tuple[str, DType]], build: Callable[..., Sequence[str]], results: Sequence[DType],
-    positions: str | None = None,
+    at: Emitter, axis: int, shape: Sequence[Dim], scanned: tuple[str, DType], states: Sequence[tuple[float, DType]],
+    build: Callable[..., Sequence[str]], results: Sequence[DType], places: bool = False,
 ) -> tuple[str, ...]:  # fmt: skip
     """A Scan along an axis.
 
     Args:
-        axis: of every scanned tensor and of every result.
-        slice_shape: shape of one slice.
-        scanned: tensors that are walked along, with their types.
-        states: what each state begins with.
-        build: called with the states, the slices and, if there are ``positions``, the position; gives the next states and
-            the slices of the results.
+        axis: of the scanned tensor and of every result.
+        shape: of the scanned tensor and of every result.
+        scanned: the tensor that is walked along, with its type.
+        states: the number that each state is filled with at first, and its type.
+        build: called with the states, the slice and, where ``places`` are wanted, its place; gives the next states and the
+            slices of the results.
         results: their element types.
-        positions: int64 vector that is walked along as well.
+        places: hand the place along the axis to ``build``, as an i64 scalar.
 
     Returns:
-        The last states and the results.
+        The results.
     """
-    inputs: list[tuple[DType, Sequence[Dim] | None]] = [(d, slice_shape) for _, d in (*states, *scanned)]
-    inputs += [(DType.i64, ())] if positions is not None else []
-    outputs = [(d, slice_shape) for d in (*(d for _, d in states), *results)]
+    name, dtype = scanned
+    rest, length = (*shape[:axis], *shape[axis + 1 :]), shape[axis]
+    may_be_empty = bounds(length, at.graph.bounds)[0] < 1
+    if may_be_empty:  # ONNX Runtime's Scan does not survive an empty axis: one more slice, which is cut off behind
+        slice_shape = (*shape[:axis], 1, *shape[axis + 1 :])
+        one = at.op("ConstantOfShape", [at.dims(slice_shape)], value=at.fill(0, dtype), dtype=dtype)
+        name, length = at.op("Concat", [name, one], axis=axis, dtype=dtype), length + 1
+    begin = [at.op("ConstantOfShape", [at.dims(rest)], value=at.fill(n, d), dtype=d) for n, d in states]
+    inputs: list[tuple[DType, Sequence[Dim] | None]] = [*((d, rest) for _, d in states), (dtype, rest)]
+    inputs += [(DType.i64, ())] if places else []
+    outputs = [(d, rest) for d in (*(d for _, d in states), *results)]
     body = at.body(inputs, build, outputs)
-    walked = [n for n, _ in scanned] + ([positions] if positions is not None else [])
+    walked = [name]
+    if places:
+        walked.append(at.op("Range", [at.dim(0), at.dim(length), at.dim(1)], dtype=DType.i64))
     done = at.op(
-        "Scan", [*(n for n, _ in states), *walked], outputs=len(states) + len(results), body=body,
-        num_scan_inputs=len(walked), scan_input_axes=[axis] * len(scanned) + [0] * (positions is not None),
-        scan_output_axes=[axis] * len(results),
+        "Scan", [*begin, *walked], outputs=len(outputs), body=body, num_scan_inputs=len(walked),
+        scan_input_axes=[axis, 0][: len(walked)], scan_output_axes=[axis] * len(results),
     )  # fmt: skip
-    names = (done,) if isinstance(done, str) else tuple(done)
-    for name, (dtype, _) in zip(names, outputs, strict=True):
-        at.note_dtype(name, dtype)
-    return names
-
-
-def _filled_slice(at: Emitter, number: float, dtype: DType, shape: Sequence[Dim]) -> str:
-    return at.op("ConstantOfShape", [at.dims(shape)], value=at.fill(number, dtype), dtype=dtype)
+    found = []
+    for result, kind in zip(done[len(states) :], results, strict=True):
+        if may_be_empty:
+            result = at.op("Slice", [result, at.ints(0), at.dims([shape[axis]]), at.ints(axis)])
+        at.note_dtype(result, kind)
+        found.append(result)
+    return tuple(found)
 
 
 @emits("cumprod", "logcumsumexp")
@@ -81,17 +88,16 @@ def _running(at: Emitter, node: Node) -> str:
     if not shape:
         return x
     axis = axis_of(node.attrs["axis"], len(shape))
-    rest = (*shape[:axis], *shape[axis + 1 :])
     work = at.wide(dtype) if dtype.is_float else DType.i64
     c = Calculation(at, work)
     product = node.op == "cumprod"
-    begin = _filled_slice(at, 1 if product else -math.inf, work, rest)
 
     def step(total: str, part: str) -> Sequence[str]:
         total = c("Mul", total, part) if product else _log_add(c, total, part)
         return total, total
 
-    _, result = scan(at, axis, rest, [(at.cast(x, work), work)], [(begin, work)], step, [work])
+    begin = [(1 if product else -math.inf, work)]
+    (result,) = scan(at, axis, shape, (at.cast(x, work), work), begin, step, [work])
     return at.cast(result, dtype)
 
 
@@ -110,7 +116,6 @@ def _running_extreme(at: Emitter, node: Node) -> tuple[str, str]:
     if not shape:
         return x, at.scalar(0, DType.i64)
     axis = axis_of(node.attrs["axis"], len(shape))
-    rest = (*shape[:axis], *shape[axis + 1 :])
     most = node.op == "cummax"
     work = at.wide(dtype) if dtype.is_float else (DType.i32 if dtype is not DType.i64 else dtype)
     c = Calculation(at, work)
@@ -124,10 +129,8 @@ def _running_extreme(at: Emitter, node: Node) -> tuple[str, str]:
         place = at.op("Where", [newer, position, place], dtype=DType.i64)
         return best, place, best, place
 
-    positions = at.op("Range", [at.dim(0), at.dim(shape[axis]), at.dim(1)], dtype=DType.i64)
-    begin = [(_filled_slice(at, first, work, rest), work), (_filled_slice(at, 0, DType.i64, rest), DType.i64)]
-    scanned = [(at.cast(x, work), work)]
-    _, _, values, places = scan(at, axis, rest, scanned, begin, step, [work, DType.i64], positions)
+    begin = [(first, work), (0, DType.i64)]
+    values, places = scan(at, axis, shape, (at.cast(x, work), work), begin, step, [work, DType.i64], places=True)
     return at.cast(values, dtype), places
 
 
@@ -192,7 +195,7 @@ def _searchsorted(at: Emitter, node: Node) -> str:
         return c.either(less, above)
 
     count = edges.shape[-1]
-    if isinstance(count, int) and count <= _COMPARED:
+    if isinstance(count, int) and 0 < count <= _COMPARED:
         numbers = at.reshape(wanted, (*x.shape, 1), x.shape)
         if edges.type.rank > 1:
             rows = at.reshape(rows, (*edges.shape[:-1], 1, count))
@@ -208,7 +211,7 @@ def _halved(
     """By halving: as many steps as the largest possible row takes."""
     count, most = shape[-1], max(bounds(shape[-1], at.graph.bounds)[1], 1)
     c = Calculation(at, DType.i64)
-    low = _filled_slice(at, 0, DType.i64, of) if of else at.scalar(0, DType.i64)
+    low = at.op("ConstantOfShape", [at.dims(of)], value=at.fill(0, DType.i64), dtype=DType.i64)
     high = c("Add", low, at.dim(count))
     if bounds(count, at.graph.bounds)[0] < 1:  # there is something to look at, even in an empty row
         amounts = [0] * (2 * len(shape) - 1) + [1]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ...compiler.dims import bounds
 from ...compiler.graph import Node, Value
 from ...compiler.ops_recurrent import GATES
 from ...compiler.types import DType
@@ -106,26 +107,47 @@ def _as_scan(at: Emitter, node: Node) -> tuple[str, ...]:
             kept = c("Mul", c("Sigmoid", f), states[1])
             state = c("Add", kept, c("Mul", c("Sigmoid", i), c("Tanh", g)))
             h = c("Mul", c("Sigmoid", o), c("Tanh", state))
-            return h, state, h
+            return h, state
         if cell == "gru":
             (xr, xz, xn), (hr, hz, hn) = parts(part), parts(product)
             reset, update = (c("Sigmoid", c("Add", a, b)) for a, b in ((xr, hr), (xz, hz)))
             hn = hn if extra is None else c("Add", hn, extra)
             new = c("Tanh", c("Add", xn, c("Mul", reset, hn)))
             h = c("Add", new, c("Mul", update, c("Sub", states[0], new)))
-            return h, h
+            return (h,)
         h = c("Tanh" if cell == "rnn_tanh" else "Relu", c("Add", part, product))
-        return h, h
+        return (h,)
 
     states = [at.cast(at.name(v), c.dtype) for v in _states(node)]
-    state_type, slice_type = (c.dtype, _states(node)[0].shape), (c.dtype, x.shape[1:])
-    body = at.body([*(state_type for _ in states), slice_type], step, [*(state_type for _ in states), state_type])
-    reverse = int(node.attrs["reverse"])
+    of_state, of_slice = (c.dtype, _states(node)[0].shape), (c.dtype, x.shape[1:])
+    sequence, length, reverse = at.cast(at.name(x), c.dtype), x.shape[0], int(node.attrs["reverse"])
+    may_be_empty = bounds(length, at.graph.bounds)[0] < 1
+    if may_be_empty:  # ONNX Runtime's Scan does not survive that: one more step, which is cut off behind
+        one = at.op("ConstantOfShape", [at.dims((1, *x.shape[1:]))], value=at.fill(0, c.dtype), dtype=c.dtype)
+        sequence = at.op("Concat", [one, sequence] if reverse else [sequence, one], axis=0, dtype=c.dtype)
+    body = at.body(
+        [*(of_state for _ in states), of_slice],
+        lambda *given: (lambda after: (*after, *after))(step(*given)),
+        [of_state] * (2 * len(states)),
+    )
     done = at.op(
-        "Scan", [*states, at.cast(at.name(x), c.dtype)], outputs=len(states) + 1, body=body, num_scan_inputs=1,
-        scan_input_directions=[reverse], scan_output_directions=[reverse],
+        "Scan", [*states, sequence], outputs=2 * len(states), body=body, num_scan_inputs=1,
+        scan_input_directions=[reverse], scan_output_directions=[reverse] * len(states),
     )  # fmt: skip
     for name in done:
         at.note_dtype(name, c.dtype)
-    *last, steps = (at.cast(name, dtype) for name in done)
-    return (steps, *last)
+    last, every = list(done[: len(states)]), list(done[len(states) :])
+    if may_be_empty:
+        start = 1 if reverse else 0
+        every = [
+            at.op("Slice", [e, at.ints(start), at.dims([length + start]), at.ints(0)], dtype=c.dtype) for e in every
+        ]
+        last = [_last_of(at, first, e, bool(reverse), c.dtype) for first, e in zip(states, every, strict=True)]
+    return (at.cast(every[0], dtype), *(at.cast(name, dtype) for name in last))
+
+
+def _last_of(at: Emitter, first: str, steps: str, reverse: bool, dtype: DType) -> str:
+    """The state after the last step, or the first one if there was no step."""
+    first = at.op("Unsqueeze", [first, at.ints(0)], dtype=dtype)
+    whole = at.op("Concat", [steps, first] if reverse else [first, steps], axis=0, dtype=dtype)
+    return at.op("Gather", [whole, at.scalar(0 if reverse else -1, DType.i64)], axis=0, dtype=dtype)

@@ -20,7 +20,8 @@ def _reshape(at: Emitter, node: Node) -> str:
 
 @emits("transpose")
 def _transpose(at: Emitter, node: Node) -> str:
-    return at.op("Transpose", at.inputs(node), perm=list(node.attrs["perm"]))
+    perm = list(node.attrs["perm"])
+    return at.op("Transpose", at.inputs(node), perm=perm) if len(perm) > 1 else at.name(node.operands[0])
 
 
 @emits("expand")

@@ -158,12 +158,15 @@ def _asinh(c: Calculation, x: str) -> str:
 def _acosh(c: Calculation, x: str) -> str:
     less = c("Sub", x, 1.0)
     near = log1p(c, c("Add", less, c("Sqrt", c("Mul", less, c("Add", x, 1.0)))))
-    return c.where(c("Greater", x, 1e9), c("Add", c("Log", x), math.log(2)), near)
+    result = c.where(c("Greater", x, 1e9), c("Add", c("Log", x), math.log(2)), near)
+    return c.where(c("Less", x, 1.0), math.nan, result)
 
 
 @_function("atanh")
 def _atanh(c: Calculation, x: str) -> str:
-    return c("Mul", log1p(c, c("Div", c("Mul", x, 2.0), c("Sub", 1.0, x))), 0.5)
+    size = c("Abs", x)
+    half = c("Mul", log1p(c, c("Div", c("Mul", size, 2.0), c("Sub", 1.0, size))), 0.5)
+    return c.where(c("Less", x, 0.0), c("Neg", half), half)
 
 
 # -- error function, gamma function --------------------------------------------------------------------------------------
@@ -253,9 +256,17 @@ def _lgamma(c: Calculation, x: str) -> str:
 
 
 # -- activations ---------------------------------------------------------------------------------------------------------
+@_function("sigmoid")
+def sigmoid(c: Calculation, x: str) -> str:
+    """The operator's f64 kernel has the digits of f32."""
+    if c.dtype is not DType.f64:
+        return c("Sigmoid", x)
+    return c("Reciprocal", c("Add", c("Exp", c("Neg", x)), 1.0))
+
+
 @_function("silu")
 def _silu(c: Calculation, x: str) -> str:
-    return c("Mul", x, c("Sigmoid", x))
+    return c("Mul", x, sigmoid(c, x))
 
 
 def log_one_plus_exp(c: Calculation, x: str) -> str:
@@ -320,7 +331,7 @@ def _gelu(c: Calculation, x: str, node: Node) -> str:
         c.at.declare(name, c.dtype, node.output.shape)
         return str(name)
     if kind == "quick":
-        return c("Mul", x, c("Sigmoid", c("Mul", x, 1.702)))
+        return c("Mul", x, sigmoid(c, c("Mul", x, 1.702)))
     if _native(c, "Gelu") and c.at.takes("gelu-20" if kind == "none" else "gelu-tanh-20", c.dtype.value):
         return c("Gelu", x, approximate=kind)
     if kind == "tanh":

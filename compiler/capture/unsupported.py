@@ -10,8 +10,9 @@ class Unsupported(Exception):
 
 
 class NotConstant(Unsupported):
-    """A tensor that decides a shape, or an attribute, is computed from ``inputs`` of the model."""
+    """A tensor that decides a shape, or an attribute, is computed from ``inputs`` of the model, or from ``sizes`` that vary."""
 
-    def __init__(self, what: str, inputs: Sequence[str]) -> None:
+    def __init__(self, what: str, inputs: Sequence[str], sizes: Sequence[str] = ()) -> None:
         super().__init__(what)
         self.inputs = tuple(inputs)
+        self.sizes = tuple(sizes)

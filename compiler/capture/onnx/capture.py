@@ -38,6 +38,7 @@ from . import (  # noqa: F401  (they register their handlers)
     regions,
     resampling,
     sampling,
+    sequences,
     shapes,
     signals,
     windows,
@@ -139,7 +140,9 @@ class _Reader:
         kind = info.type.WhichOneof("value")
         if kind != "tensor_type":
             what = (kind or "unknown").removesuffix("_type").replace("_", " ")
-            raise CaptureError(f"the input {info.name!r} is a {what}, and inputs are tensors")
+            raise CaptureError(
+                f"the input {info.name!r} is {'an' if what[0] in 'aou' else 'a'} {what}, and inputs are tensors"
+            )
         tensor = info.type.tensor_type
         try:
             dtype = dtype_of(tensor.elem_type)
@@ -297,10 +300,13 @@ def _all_failures(failures: Sequence[Failure]) -> CaptureError:
         parts.append(f"{op}{f' ({why})' if why else ''} at {shown}")
     count = "an operator" if len(parts) == 1 else f"{len(parts)} operators"
     fixes = sorted({name for f in failures for name in f.fixes})
+    sizes = sorted({name for f in failures for name in f.sizes})
     message = f"the model uses {count} that cannot be read: " + "; ".join(parts)
     if fixes:
         hint = f"the model's input {fixes[0]!r} decides a shape: fix it, for example with --fix {fixes[0]}=..."
         return NotFixed(message, hint, fixes)
+    if sizes:
+        return CaptureError(message, f"fix the size that varies, for example with --dim {sizes[0]}=...")
     unknown = next((f.op for f in failures if not f.why and "::" in f.op), None)
     if unknown is not None:
         return CaptureError(message, f"say what it computes: planish.register_op({unknown!r}, ...), see docs/onnx.md")

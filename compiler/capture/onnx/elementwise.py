@@ -36,7 +36,7 @@ for _theirs, _ours in {
     op(_theirs, since=7)(partial(_binary, _ours))
 
 
-@op("Identity")
+@op("Identity", sequences=True)
 def identity(at: Importer, x: Value) -> Value:
     return x
 

@@ -10,7 +10,7 @@ from onnx import FunctionProto, NodeProto
 
 from ...graph import Value
 from ..unsupported import NotConstant, Unsupported
-from .registry import domain_of
+from .registry import TensorSequence, domain_of
 from .types import ELEMENT_TYPES
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ def inline(
         del at.failures[kept[6] :]
         first = failed[0]
         why = f"of its definition {first.op} is not supported" + (f": {first.why}" if first.why else "")
-        if first.fixes:
-            raise NotConstant(why, first.fixes)
+        if first.fixes or first.sizes:
+            raise NotConstant(why, first.fixes, first.sizes)
         raise Unsupported(why)
     return [scope.get(name) for name in function.output]
 
@@ -98,13 +98,7 @@ def definition(node: NodeProto, operands: Sequence[Value | None], opsets: Mappin
         return _parsed(schema.get_function_with_opset_version(known[-1]), schema) if known else None
     if not schema.has_context_dependent_function:
         return None
-    types = []
-    for value in operands:
-        if value is None:
-            types.append(onnx.TypeProto())
-            continue
-        shape = [d if isinstance(d, int) else str(d) for d in value.shape]
-        types.append(onnx.helper.make_tensor_type_proto(ELEMENT_TYPES[value.dtype], shape))
+    types = [_type(value) for value in operands]
     known = [v for v in schema.context_dependent_function_opset_versions if v <= version]
     if not known:
         return None
@@ -112,6 +106,16 @@ def definition(node: NodeProto, operands: Sequence[Value | None], opsets: Mappin
         known[-1], node.SerializeToString(), [t.SerializeToString() for t in types]
     )
     return _parsed(text, schema)
+
+
+def _type(operand: Any) -> onnx.TypeProto:
+    """The type of an operand as ONNX has it; empty for one that is absent."""
+    if isinstance(operand, TensorSequence):
+        return onnx.helper.make_sequence_type_proto(_type(operand[0])) if operand else onnx.TypeProto()
+    if not isinstance(operand, Value):
+        return onnx.TypeProto()
+    shape = [d if isinstance(d, int) else str(d) for d in operand.shape]
+    return onnx.helper.make_tensor_type_proto(ELEMENT_TYPES[operand.dtype], shape)
 
 
 def _parsed(text: bytes, schema: onnx.defs.OpSchema) -> FunctionProto:

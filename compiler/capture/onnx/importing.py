@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, NodeProto
 
-from ...dims import Bounds, Dim, Expr, product
+from ...dims import Bounds, Dim, Expr, product, symbols
 from ...errors import PlanishError
 from ...graph import Attrs, Graph, Node, Value
 from ...types import DType
@@ -23,7 +23,7 @@ from ..unsupported import NotConstant, Unsupported
 from . import contents, folding, functions
 from .contents import Content
 from .origins import origin
-from .registry import STANDARD, domain_of, find
+from .registry import NOT_TENSORS, STANDARD, domain_of, find
 from .types import array_of
 
 #: Operators whose constant operands are weights that stay as they are stored.
@@ -43,12 +43,18 @@ class Failure:
         why: the reason; empty: nobody knows the operator.
         node: the node's name, or that of its first result.
         fixes: inputs of the model that would have to be constants.
+        sizes: run-time dimensions that would have to be numbers.
     """
 
     op: str
     why: str
     node: str
     fixes: tuple[str, ...] = ()
+    sizes: tuple[str, ...] = ()
+
+
+class BodyFailed(Unsupported):
+    """A node of a body could not be read, which is noted already."""
 
 
 class Importer:
@@ -79,6 +85,7 @@ class Importer:
         self._scalars: dict[tuple[Any, ...], Value] = {}
         self._poisoned: set[str] = set()
         self._path, self._location = "", None  # type: str, str | None
+        self._scope: Mapping[str, Any] = {}
         self._outer: list[str] = []
 
     # -- walking -------------------------------------------------------------------------------------------------------
@@ -99,9 +106,11 @@ class Importer:
         for tensor in graph.initializer:
             inner[tensor.name] = self.constant(*array_of(tensor), tensor.name)
         inner.update(zip((i.name for i in graph.input), operands, strict=False))
-        kept = self.node, self._path, self._location
+        kept, failed = (self.node, self._path, self._location, self._scope), len(self.failures)
         self.walk(graph.node, inner)
-        self.node, self._path, self._location = kept
+        self.node, self._path, self._location, self._scope = kept
+        if len(self.failures) > failed:
+            raise BodyFailed
         missing = [o.name for o in graph.output if o.name not in inner]
         if missing:
             raise Unsupported(f"its body does not compute {missing[0]!r}")
@@ -123,8 +132,11 @@ class Importer:
         except KeyError as missing:
             self._fail(node, f"its input {missing} is computed nowhere before it")
             return
+        except BodyFailed:
+            self._poisoned |= set(filter(None, node.output))
+            return
         except NotConstant as problem:
-            self._fail(node, str(problem), problem.inputs)
+            self._fail(node, str(problem), problem.inputs, problem.sizes)
             return
         except (Unsupported, PlanishError) as problem:
             self._fail(node, problem.message if isinstance(problem, PlanishError) else str(problem))
@@ -134,10 +146,10 @@ class Importer:
             return
         scope.update({name: value for name, value in zip(node.output, results, strict=False) if name})
 
-    def _fail(self, node: NodeProto, why: str, fixes: tuple[str, ...] = ()) -> None:
+    def _fail(self, node: NodeProto, why: str, fixes: tuple[str, ...] = (), sizes: tuple[str, ...] = ()) -> None:
         domain = domain_of(node.domain)
         op = f"{domain}::{node.op_type}" if domain else node.op_type
-        self.failures.append(Failure(op, why, node.name or next(filter(None, node.output), ""), fixes))
+        self.failures.append(Failure(op, why, node.name or next(filter(None, node.output), ""), fixes, sizes))
         self._poisoned |= set(filter(None, node.output))
 
     def _results(self, node: NodeProto, operands: list[Value | None]) -> Sequence[Any] | None:
@@ -145,7 +157,8 @@ class Importer:
         domain, attributes = domain_of(node.domain), attributes_of(node)
         while operands and operands[-1] is None:
             operands.pop()
-        if domain == STANDARD:
+        odd = any(isinstance(v, NOT_TENSORS) for v in operands)
+        if domain == STANDARD and not odd:
             known = [None if v is None else self.known(v) for v in operands]
             if operands and all(k is not None or v is None for k, v in zip(known, operands, strict=True)):
                 found = contents.compute(node.op_type, known, attributes, self.bounds)
@@ -159,8 +172,11 @@ class Importer:
         entry = find(domain, node.op_type, self.opsets.get(domain, 1))
         if entry is not None:
             entry.check(len(operands), attributes)
+            if odd and not entry.sequences:
+                raise Unsupported("it is given a sequence or an optional where a tensor is expected")
             result = entry.handler(self, *operands, **attributes)
-            return list(result) if isinstance(result, (list, tuple)) else [result]
+            several = isinstance(result, (list, tuple)) and not isinstance(result, NOT_TENSORS)
+            return list(result) if several else [result]
         definition = functions.definition(node, operands, self.opsets)
         return None if definition is None else functions.inline(self, definition, node, operands, attributes)
 
@@ -241,7 +257,7 @@ class Importer:
         found = self.dims(value, what)
         numbers = [int(d) for d in found if not isinstance(d, Expr)]
         if len(numbers) < len(found):
-            raise NotConstant(f"{what} depends on a size that varies", ())
+            raise NotConstant(f"{what} depends on a size that varies", (), symbols_of(found))
         return numbers
 
     def number(self, value: Value, what: str) -> float:
@@ -268,17 +284,12 @@ class Importer:
 
     def sources(self, value: Value) -> list[str]:
         """Names of the inputs of the model that a value is computed from, the size of a tensor apart."""
-        found: list[str] = []
-        todo, seen = [value], {value}
-        while todo:
-            at = todo.pop()
-            if at in self.graph.inputs:
-                found.append(at.name)
-            for operand in () if at.node is None else at.node.operands:
-                if operand not in seen:
-                    seen.add(operand)
-                    todo.append(operand)
-        return found
+        return [v.name for v in _ancestry(value) if v in self.graph.inputs]
+
+    def sizes(self, value: Value) -> list[str]:
+        """Names of the run-time dimensions that a value is computed from."""
+        attrs = [a for v in _ancestry(value) if v.node is not None for a in v.node.attrs.values()]
+        return symbols_of([a for a in attrs if isinstance(a, Expr)])
 
     # -- what handlers build with --------------------------------------------------------------------------------------
     @property
@@ -377,6 +388,22 @@ class Importer:
             return None
 
 
+def _ancestry(value: Value) -> list[Value]:
+    """A value, and those it is computed from."""
+    found, seen = [value], {value}
+    for at in found:
+        for operand in () if at.node is None else at.node.operands:
+            if operand not in seen:
+                seen.add(operand)
+                found.append(operand)
+    return found
+
+
+def symbols_of(dims: Sequence[Dim]) -> list[str]:
+    """Names of the symbols in dimensions, in alphabetical order."""
+    return sorted({name for d in dims for name in symbols(d)})
+
+
 def attributes_of(node: NodeProto) -> dict[str, Any]:
     """The attributes of a node as Python has them: numbers, text, lists, arrays, graphs.
 
@@ -409,6 +436,8 @@ def _attribute(a: AttributeProto) -> Any:
             return list(a.ints)
         case AttributeProto.STRINGS:
             return [s.decode(errors="replace") for s in a.strings]
+        case AttributeProto.TYPE_PROTO:
+            return a.tp
         case AttributeProto.TENSORS:
             return [array_of(t)[0] for t in a.tensors]
     raise Unsupported(f"its attribute {a.name!r} is of a kind that is not read")

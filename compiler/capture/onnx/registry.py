@@ -29,12 +29,27 @@ def domain_of(name: str) -> str:
     return STANDARD if name == "ai.onnx" else name
 
 
+class TensorSequence(tuple[Any, ...]):
+    """What a model calls a sequence: while it is read, the values themselves."""
+
+    __slots__ = ()
+
+
+class Absent:
+    """An optional of a model that holds nothing; one that holds something is that itself."""
+
+
+#: What a name may stand for besides a value of the graph.
+NOT_TENSORS = (TensorSequence, Absent)
+
+
 @dataclass(frozen=True)
 class Entry:
-    """A handler and the first opset whose form of the operator it reads."""
+    """A handler, the first opset whose form of the operator it reads, and whether it takes more than tensors."""
 
     since: int
     handler: Handler
+    sequences: bool = False
 
     @cached_property
     def attributes(self) -> set[str] | None:
@@ -69,15 +84,18 @@ class Entry:
 HANDLERS: dict[tuple[str, str], list[Entry]] = {}
 
 
-def op(*names: str, since: int = 1, domain: str = STANDARD) -> Callable[[Handler], Handler]:
-    """Register a handler for operators of a domain as they are from opset ``since`` on, until a later entry takes over."""
+def op(*names: str, since: int = 1, domain: str = STANDARD, sequences: bool = False) -> Callable[[Handler], Handler]:
+    """Register a handler for operators of a domain as they are from opset ``since`` on, until a later entry takes over.
+
+    One that takes ``sequences`` may be given a :class:`TensorSequence` or :class:`Absent` as an operand.
+    """
 
     def add(handler: Handler) -> Handler:
         for name in names:
             entries = HANDLERS.setdefault((domain, name), [])
             if any(e.since == since for e in entries):
                 raise ValueError(f"{name} of opset {since} is handled twice")
-            entries.append(Entry(since, handler))
+            entries.append(Entry(since, handler, sequences))
             entries.sort(key=lambda e: e.since)
         return handler
 

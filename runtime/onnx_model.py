@@ -182,7 +182,10 @@ class OnnxModel(Model):
             of_source.setdefault(source, []).append(name)
         work: dict[str, list[Mapping[str, Any]]] = {}
         for launch in self._launches:
-            named = [name for source in launch["sources"] for name in of_source.get(source, ())]
+            # A provider that compiles whole subgraphs names what runs after nothing in the model.
+            named = [name for source in launch["sources"] for name in of_source.get(source, ())] or of_source.get(
+                "", []
+            )
             if named:
                 work.setdefault(max(named, key=lambda name: seconds[name]), []).append(launch)
         found = []

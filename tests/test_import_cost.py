@@ -9,7 +9,7 @@ import textwrap
 import pytest
 
 HEAVY = (
-    "torch", "jinja2", "networkx", "scipy", "pydantic", "typer", "rich", "onnx", "safetensors", "sympy",
+    "torch", "jinja2", "networkx", "onnxruntime", "scipy", "pydantic", "typer", "rich", "onnx", "safetensors", "sympy",
     "planish.compiler", "planish.passes", "planish.codegen", "planish.backends", "planish.search", "planish.driver",
     "planish.cli",
 )  # fmt: skip

@@ -71,8 +71,9 @@ class Fold:
 
 
 def _is_weight(node: Node) -> bool:
+    """Whether products alone read it, as their weight or their bias."""
     users = node.output.users
-    return bool(users) and all(u.op in ("linear", "conv") and u.inputs[1] is node.output for u in users)
+    return bool(users) and all(u.op in ("linear", "conv") and node.output in u.inputs[1:] for u in users)
 
 
 def _is_known(node: Node) -> bool:

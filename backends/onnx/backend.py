@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...compiler.artifact.parts import OnnxPart, UnitPart
-from ...compiler.errors import LoweringError, UsageError
+from ...compiler.errors import LoweringError
 from ...compiler.graph import Graph, Node
 from ...compiler.profile import phase
 from ...compiler.report import Launches, Unfused
 from ...compiler.target import Capabilities, LaunchCost, MeasureRequest, Target
-from .providers import PROVIDERS, find_provider
+from .providers import PROVIDERS, check_shapes, find_provider
 
 if TYPE_CHECKING:
     from ...compiler.pass_protocol import Pass
@@ -40,10 +40,15 @@ class OnnxBackend:
 
     def capabilities(self, target: Target) -> Capabilities:
         """Precisions per anchor op, as the provider's table says."""
-        return Capabilities({"rest": ("f32",)})
+        from .precisions import precisions
+        from .table import table_for
+
+        return Capabilities(precisions(table_for(find_provider(target.level))))
 
     def passes(self, target: Target) -> Mapping[str, Sequence[Pass]]:
-        return {}
+        from .legalize import LegalizeOnnx
+
+        return {"legalize": (LegalizeOnnx(),)}
 
     def supports(self, node: Node, target: Target) -> str | None:
         """None if ``node`` can be written in ONNX, else the reason why not."""
@@ -79,11 +84,14 @@ class OnnxBackend:
 
         Raises:
             LoweringError: a node cannot be written in ONNX.
+            UsageError: the provider wants fixed shapes and the graph has dynamic ones.
         """
         from .lower import lower
+        from .table import table_for
 
         provider = find_provider(target.level)
-        return lower(graph, provider=provider.name, opset=provider.opset)
+        check_shapes(provider, graph)
+        return lower(graph, provider=provider.name, opset=provider.opset, takes=table_for(provider).pays)
 
     def explain(self, graph: Graph, unit: OnnxUnit) -> tuple[Launches, list[Unfused]]:
         """How many nodes of the graph compute something; what ONNX Runtime makes of them is its own affair."""
@@ -129,8 +137,10 @@ class OnnxBackend:
     def measure(
         self, requests: Sequence[MeasureRequest], target: Target, *, fresh: bool = False, seconds: float = 8.0
     ) -> list[list[LaunchCost]]:
-        """Time models through sessions of ONNX Runtime (``measure.py``)."""
-        raise UsageError("models for ONNX Runtime cannot be measured yet")
+        """Time models through sessions of ONNX Runtime, from disk where all of them are known (``measure.py``)."""
+        from .measure import measure
+
+        return measure(requests, target, fresh=fresh, seconds=seconds)
 
 
 BACKEND = OnnxBackend()

@@ -1,0 +1,32 @@
+"""Which precisions a provider has fast forms for, by the kind of op: what a plan may ask for."""
+
+from __future__ import annotations
+
+from .table import Table
+
+_FOUR_BITS = ("w4a16", "w4a16-g64", "w4a16-g32")
+
+
+def precisions(table: Table) -> dict[str, tuple[str, ...]]:
+    """The precisions by anchor op, as :class:`~planish.compiler.target.Capabilities` holds them.
+
+    Args:
+        table: what the provider takes. A form that it takes but is slower in than in float is not offered, weights in few bits
+            apart: they are asked for their size.
+    """
+    half = ("bf16",) if table.pays("matmul", "bf16") or table.pays("matmul", "f16") else ()
+    linear = ["f32", *half]
+    if any(table.pays(f"dynamic-{kind}-linear") for kind in ("u8s8", "u8u8")):
+        linear.append("w8a8-dynamic")
+    if table.pays("static-u8s8-linear") or any(table.pays(f"qdq-{kind}-linear") for kind in ("u8s8", "s8s8")):
+        linear.append("w8a8")
+    if any(table.takes(form) for form in ("matmul-nbits-8", "matmul-nbits-8-int8")):
+        linear.append("w8a16")
+    if any(table.takes(form) for form in ("matmul-nbits-4", "matmul-nbits-4-int8", "dequantize-int4-linear")):
+        linear.extend(_FOUR_BITS)
+    conv = ["f32", *half]
+    if any(table.pays(f"qdq-{kind}-conv") for kind in ("u8s8", "s8s8")):
+        conv.append("w8a8")
+    return {
+        "linear": tuple(linear), "conv": tuple(conv), "embedding": ("f32", "w8a16"), "attention": ("f32",), "rest": ("f32",),
+    }  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...compiler.dims import Dim, product
+from ...compiler.dims import Dim, bounds, product
 from ...compiler.graph import Node, Value
 from ...compiler.types import DType
 from .calculation import Calculation
@@ -74,8 +74,10 @@ def _group_norm(at: Emitter, node: Node) -> str:
     shape = node.operands[0].shape
     groups = node.attrs["groups"]
     channels = shape[1]
-    rows = at.reshape(at.cast(x, c.dtype), (shape[0], groups, (channels // groups) * product(shape[2:])), shape)
-    if c.at.work(c.dtype, "InstanceNormalization") is c.dtype:
+    length = (channels // groups) * product(shape[2:])
+    rows = at.reshape(at.cast(x, c.dtype), (shape[0], groups, length), shape)
+    filled = bounds(length, at.graph.bounds)[0] > 0  # ONNX Runtime's operator does not survive empty rows
+    if filled and at.work(c.dtype, "InstanceNormalization") is c.dtype:
         ones, zeros = (at.filled(v, c.dtype, (groups,)) for v in (1.0, 0.0))
         rows = at.op("InstanceNormalization", [rows, ones, zeros], epsilon=float(node.attrs["eps"]), dtype=c.dtype)
     else:

@@ -65,8 +65,10 @@ def duration(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def progress(silent: bool) -> Iterator[Report | None]:
-    """A line on the terminal that says what is being done and how long is left; None where nobody would see it."""
+def progress(silent: bool, first: str = "capturing the model") -> Iterator[Report | None]:
+    """A line on the terminal that says what is being done and how long is left; None where nobody would see it.
+
+    ``first``: what is being done until something is reported."""
     from rich.console import Console
 
     console = Console(stderr=True)
@@ -74,6 +76,6 @@ def progress(silent: bool) -> Iterator[Report | None]:
         yield None
         return
     clock = Clock()
-    clock.report("capturing the model", 0, 0)
+    clock.report(first, 0, 0)
     with console.status(clock):  # drawn anew several times a second
         yield clock.report

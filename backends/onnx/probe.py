@@ -85,7 +85,7 @@ def probe(
         rows = []
         for number, (form, dtype) in enumerate(questions):
             if progress is not None:
-                progress(f"asking {provider.name} about {form.name} in {dtype}", number, len(questions))
+                progress(f"asking {provider.name}: {form.name} in {dtype}", number, len(questions))
             rows.append(worker.ask(form, dtype, seconds))
         return Table(provider.name, version, cpu_name(), tuple(rows), "cache")
 

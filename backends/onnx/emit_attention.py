@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from ...compiler.dims import floordiv
 from ...compiler.graph import Node, Value
 from ...compiler.types import DType
@@ -134,7 +136,7 @@ class _Call:
         c = Calculation(at, self.work)
         q, k, v = (at.cast(at.name(x), self.work) for x in (self.q, self.k, self.v))
         k, v = self._repeated(k, self.k), self._repeated(v, self.v)
-        scaled = c("Mul", q, float(attrs["scale"]))  # fewer numbers than there are scores
+        scaled = c("Mul", q, self._scale())  # fewer numbers than there are scores
         scores = c("MatMul", scaled, at.op("Transpose", [k], perm=[0, 1, 3, 2], dtype=self.work))
         visible = self._visible()
         if self.mask is not None and self.mask.dtype is not DType.bool:
@@ -149,6 +151,14 @@ class _Call:
                 instead = c("Div", 1.0, at.dim(self.k.shape[2], self.work))
             weights = c.where(c("Equal", largest, float("-inf")), instead, weights)
         return at.cast(c("MatMul", weights, v), self.node.output.dtype)
+
+    def _scale(self) -> str:
+        """The factor of the scores. In f64 one for each element of a row: ONNX Runtime would take a single one into the product,
+        as an attribute, which is f32."""
+        width, number = self.q.shape[3], float(self.node.attrs["scale"])
+        if self.work is DType.f64 and isinstance(width, int):
+            return self.at.constant(np.full(width, number), "scale")
+        return self.at.scalar(number, self.work)
 
     def _visible(self) -> str | None:
         """Where a query may look, as a bool tensor; None: everywhere."""

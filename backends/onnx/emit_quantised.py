@@ -65,14 +65,23 @@ def _dequantize(at: Emitter, node: Node) -> str | None:
     if _only_weight(at, node):
         return None  # linears write their weights themselves
     axis = _axis(at, q, scale, zero)
-    if axis is not None and q.dtype in (DType.i8, DType.u8, DType.i32, DType.i16, DType.i4):
+    narrow = (DType.i16, DType.i4) if at.opset >= 21 else ()
+    if axis is not None and q.dtype in (DType.i8, DType.u8, DType.i32, *narrow):
         inputs = [at.name(q), _flat(at, scale, axis), None if zero is None else _flat(at, zero, axis)]
         return str(at.op("DequantizeLinear", inputs, dtype=DType.f32, axis=max(axis, 0)))
     c = Calculation(at, DType.f32)
-    wide = at.cast(at.name(q), DType.f32)
+    wide = at.cast(_integers(at, q), DType.f32)
     if zero is not None:
         wide = c("Sub", wide, _over_groups(at, at.cast(at.name(zero), DType.f32), zero, q))
     return c("Mul", wide, _over_groups(at, at.name(scale), scale, q))
+
+
+def _integers(at: Emitter, q: Value) -> str:
+    """The tensor that holds integers; int4, which opset 21 brought, as int8 before that."""
+    array = at.graph.array(q)
+    if q.dtype is not DType.i4 or at.opset >= 21 or array is None:
+        return at.name(q)
+    return at.constant(np.asarray(array), q.name, DType.i8)
 
 
 def _only_weight(at: Emitter, node: Node) -> bool:
@@ -129,9 +138,12 @@ def _qlinear(at: Emitter, node: Node) -> str:
         shift = None if zero is None else at.reshape(at.name(zero), (), zero.shape)
         sums = at.cast(at.op("MatMulInteger", [at.name(x), turned, shift], dtype=DType.i32), DType.f32)
         assert x_scale is not None
-        result = c("Mul", sums, c("Mul", at.name(x_scale), at.name(scale)))
+        if x_scale.type.rank:  # ONNX Runtime would take one product of both scales for that of a whole x
+            result = c("Mul", c("Mul", sums, at.name(scale)), at.name(x_scale))
+        else:
+            result = c("Mul", sums, c("Mul", at.name(x_scale), at.name(scale)))
     else:
-        numbers = at.cast(at.name(weight), DType.f32)
+        numbers = at.cast(_integers(at, weight), DType.f32)
         steps = at.cast(at.name(scale), DType.f32)
         if scale.type.rank == 1:
             steps = at.reshape(steps, (*scale.shape, 1), scale.shape)

@@ -80,7 +80,8 @@ class Cell:
     Attributes:
         kind: lstm, gru or rnn.
         activations: those of every direction in turn.
-        clip: inputs of activations are cut to [-clip, clip]; 0: they are not.
+        clip: inputs of activations are cut to [-clip, clip], those of the LSTM's last one apart, as ONNX Runtime has it; 0: they
+            are not.
         coupled: an LSTM forgets as much as it does not take in.
         product_first: a GRU resets the product with the state, not the state.
     """
@@ -223,4 +224,4 @@ def _lstm(at: Importer, cell: Cell, way: int, given: Operands, share: Value, sta
     new = _through(at, cell, g, new)
     c = at.emit("add", at.emit("mul", forgotten, c), at.emit("mul", taken, new))
     out = _through(at, cell, f, looking(out, looks[1], c))
-    return [at.emit("mul", out, _through(at, cell, last, c)), c]
+    return [at.emit("mul", out, last(at, c)), c]

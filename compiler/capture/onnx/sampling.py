@@ -68,10 +68,12 @@ class Tap:
     Attributes:
         place: i64 [n, points], inside of the axis.
         share: how much it counts; None: fully.
+        seen: where it lies in the axis, bool; elsewhere it is 0. None: everywhere.
     """
 
     place: Value
     share: Value | None
+    seen: Value | None
 
 
 def _inside(at: Importer, place: Value, size: Dim) -> Value:
@@ -112,21 +114,16 @@ def taps_along(at: Importer, place: Value, size: Dim, mode: str, padding: str, a
 
     if mode == "nearest":
         place = at.emit("round", place)
-    if padding == "border":
-        held = at.emit("minimum", at.emit("maximum", place, number(0.0)), number(size - 1))
-        if mode == "cubic" and not align_corners:  # up to the border itself the places stay
-            high = at.emit("add", number(size), number(-0.5))
-            over = at.emit("logical_or", at.emit("lt", place, number(low)), at.emit("gt", place, high))
-            held = at.emit("where", over, held, place)
-        place = held
-    elif padding == "reflection":
-        place = _reflected(at, place, low, span)
+    if (
+        mode != "cubic"
+    ):  # of cubic, the neighbours are brought back and not the place, as PyTorch and ONNX Runtime have it
+        if padding == "border":
+            place = at.emit("minimum", at.emit("maximum", place, number(0.0)), number(size - 1))
+        place = moved(place)
 
     def tap(value: Value, share: Value | None) -> Tap:
-        if padding == "zeros":
-            seen = _inside(at, value, size)
-            share = at.cast(seen, dtype) if share is None else at.emit("where", seen, share, number(0.0))
-        return Tap(whole_place(at, moved(value), size), share)
+        seen = _inside(at, value, size) if padding == "zeros" else None
+        return Tap(whole_place(at, moved(value) if mode == "cubic" else value, size), share, seen)
 
     if mode == "nearest":
         return [tap(place, None)]
@@ -139,21 +136,26 @@ def taps_along(at: Importer, place: Value, size: Dim, mode: str, padding: str, a
     return [tap(at.emit("add", first, number(float(o))), share) for o, share in zip(range(-1, 3), shares, strict=True)]
 
 
+def _combined(at: Importer, op: str, values: Sequence[Value | None]) -> Value | None:
+    total: Value | None = None
+    for value in values:
+        if value is not None:
+            total = value if total is None else at.emit(op, total, value)
+    return total
+
+
 def sampled(at: Importer, field: Field, start: Value, taps: Sequence[Sequence[Tap]]) -> Value:
     """The weighted sum, [n, points, channels], of all combinations of neighbours along the axes."""
     total: Value | None = None
     for combination in cartesian(*taps):
         part = field.rows(start, [tap.place for tap in combination])
-        weight: Value | None = None
-        for tap in combination:
-            if tap.share is not None:
-                weight = tap.share if weight is None else at.emit("mul", weight, tap.share)
+        points = part.shape[:-1]
+        seen = _combined(at, "logical_and", [tap.seen for tap in combination])
+        if seen is not None:  # what stands at the end of the axis instead may be infinite: it is not multiplied with 0
+            part = at.emit("where", at.reshape(seen, (*points, 1)), part, at.scalar(0, part.dtype))
+        weight = _combined(at, "mul", [tap.share for tap in combination])
         if weight is not None:
-            # what does not count may be infinite or no number: it is left out, not multiplied with 0
-            shaped = at.reshape(weight, (*weight.shape, 1))
-            none = at.emit("eq", shaped, at.scalar(0.0, shaped.dtype))
-            product_ = at.emit("mul", part, at.cast(shaped, part.dtype))
-            part = at.emit("where", none, at.scalar(0.0, part.dtype), product_)
+            part = at.emit("mul", part, at.cast(at.reshape(weight, (*points, 1)), part.dtype))
         total = part if total is None else at.emit("add", total, part)
     assert total is not None
     return total

@@ -20,7 +20,7 @@ from .compiler.plan import Plan
 from .compiler.profile import phase, profiling
 from .compiler.target import Target, backend, find_target
 from .passes import presets
-from .passes.precision import CALIBRATION, PLAN, WEIGHTS
+from .passes.precision import CALIBRATION, PLAN, WEIGHTS, ResolvePlan
 from .passes.weights.store import WeightStore
 
 if TYPE_CHECKING:
@@ -232,6 +232,7 @@ def compile(
         raise UsageError("there is nothing to evaluate without a budget", 'for example budget="cosine >= 0.99 each"')
     passes = tuple(passes)
     variants = [(each, _pipeline(pipeline, each).extended(passes)) for each in chosen]
+    variants[1:] = [(each, _adapting(order)) for each, order in variants[1:]]
     if progress is not None:
         progress("capturing the model", 0, 0)
     from .compiler.capture.intake import take_in
@@ -376,6 +377,11 @@ def _pipeline(given: str | Pipeline | None, target: Target) -> Pipeline:
     if isinstance(given, Pipeline):
         return given
     return Pipeline.parse(given, known_passes(target))
+
+
+def _adapting(pipeline: Pipeline) -> Pipeline:
+    """``pipeline`` for a plan that was made for another target: what its own lacks becomes the nearest that it has."""
+    return Pipeline(tuple(replace(i, nearest=True) if isinstance(i, ResolvePlan) else i for i in pipeline.items))
 
 
 def known_passes(target: Target | None = None) -> dict[str, Callable[..., Any]]:

@@ -19,6 +19,7 @@ from .precision import (
     Precision,
     Scheme,
     expand,
+    expand_nearest,
     find_precision,
     kind_of_node,
     no_kernel,
@@ -250,26 +251,28 @@ class Plan:
             return self.rule_for(node.name), of_sources
         return (of_sources[0] if of_sources else None), of_sources
 
-    def resolve(self, graph: Graph, target: Target | Capabilities) -> Resolution:
+    def resolve(self, graph: Graph, target: Target | Capabilities, nearest: bool = False) -> Resolution:
         """The precision of every node of ``graph`` on ``target``.
 
-        The precision of a node's rule (see :meth:`decides`) is expanded by kind of op (see ``precision.expand``).
+        The precision of a node's rule (see :meth:`decides`) is expanded by kind of op (see ``precision.expand``); with
+        ``nearest``, what the target lacks becomes the nearest finer precision that it has.
 
         Raises:
-            UsageError: a pattern matches nothing, or the target cannot compute in a precision.
+            UsageError: a pattern matches nothing, or, without ``nearest``, the target cannot compute in a precision.
         """
         self.check(graph)
         try:
-            return self._resolve(graph, target.capabilities() if isinstance(target, Target) else target)
+            return self._resolve(graph, target.capabilities() if isinstance(target, Target) else target, nearest)
         except UsageError as error:
             if not isinstance(target, Target):
                 raise
             raise UsageError(error.message.replace("the target", f"the target {target}", 1), error.hint) from None
 
-    def _resolve(self, graph: Graph, capabilities: Capabilities) -> Resolution:
+    def _resolve(self, graph: Graph, capabilities: Capabilities, nearest: bool) -> Resolution:
+        expanded = expand_nearest if nearest else expand
         default = Rule("*", PRECISIONS["f32"])
         expansions = {
-            rule: expand(rule.precision, capabilities, exact=rule.is_exact) for rule in (*self.rules, default)
+            rule: expanded(rule.precision, capabilities, exact=rule.is_exact) for rule in (*self.rules, default)
         }
         precisions: dict[Node, Precision] = {}
         rules: dict[Node, Rule] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -195,6 +195,48 @@ def expand(precision: Precision, capabilities: Capabilities, *, exact: bool = Fa
     found["embedding"] = precision if exact and "embedding" in kinds else f32
     found["rest"] = f32
     return found
+
+
+def expand_nearest(precision: Precision, capabilities: Capabilities, *, exact: bool = False) -> dict[Kind, Precision]:
+    """Like :func:`expand`, for a plan that was made for another target: what is lacking here becomes :func:`nearest_offered`."""
+    linear = nearest_offered(precision, candidates("linear", capabilities))
+    try:
+        found = expand(precision, capabilities, exact=exact)
+    except UsageError:
+        found = expand(linear, capabilities, exact=exact)
+    found.setdefault("linear", linear)
+    if exact:
+        kinds: tuple[Kind, ...] = ("conv", "embedding")
+        for kind in kinds:
+            found[kind] = nearest_offered(precision, candidates(kind, capabilities))
+    return found
+
+
+def nearest_offered(precision: Precision, offered: Sequence[str]) -> Precision:
+    """The coarsest of the precisions ``offered`` that is as fine as ``precision`` in weights and activations; itself where it is
+    among them, ``f32`` where there is no other.
+
+    A scale found at run time is as fine as one that was calibrated, and not the other way round; smaller groups are as fine as
+    larger ones. Of the 16-bit floats none stands for the other: one lacks range, the other digits.
+    """
+    if precision.name in offered:
+        return precision
+    known = [PRECISIONS[name] for name in offered if name in PRECISIONS]
+    fine = [p for p in known if _as_fine(p.weight, precision.weight) and _as_fine(p.activation, precision.activation)]
+    return min(fine, key=lambda p: _BITS[p.weight.dtype] + _BITS[p.activation.dtype], default=PRECISIONS["f32"])
+
+
+#: Bits of an element.
+_BITS = {"i4": 4, "i8": 8, "fp8": 8, "f16": 16, "bf16": 16, "f32": 32}
+
+
+def _as_fine(scheme: Scheme, wanted: Scheme) -> bool:
+    bits, least = _BITS[scheme.dtype], _BITS.get(wanted.dtype, 32)
+    if bits != least:
+        return bits > least
+    if scheme.dtype != wanted.dtype or (wanted.dynamic and not scheme.dynamic):
+        return False
+    return scheme.group_size <= wanted.group_size or not wanted.group_size
 
 
 def no_kernel(precision: Precision, capabilities: Capabilities) -> UsageError:

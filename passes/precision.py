@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,8 +10,9 @@ from typing import ClassVar
 from ..compiler.errors import PassError
 from ..compiler.graph import Graph, Node
 from ..compiler.pass_protocol import PassContext, PassResult
-from ..compiler.plan import Plan
+from ..compiler.plan import Plan, Resolution
 from ..compiler.precision import Kind, kind_of_node
+from ..compiler.target import Target
 
 #: Keys of ``PassContext.data``. PLAN: the plan as given. PRECISION: source name -> name of the precision, written by
 #: resolve-plan for reports; CHOICES: (kind of op, source name) -> :class:`Choice`, written by resolve-plan for passes.
@@ -55,16 +57,21 @@ def precision_of(context: PassContext, node: Node) -> str:
 @dataclass(frozen=True)
 class ResolvePlan:
     """Look up every linear, convolution, attention and embedding in the plan, while nodes still are what the source model
-    calls them."""
+    calls them.
+
+    Attributes:
+        nearest: the plan was made for another target: what this one lacks becomes the nearest finer precision that it has.
+    """
 
     name: ClassVar[str] = "resolve-plan"
     version: ClassVar[int] = 2
+    nearest: bool = False
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         plan = context.data.get(PLAN, Plan())
         if context.target is None:
             raise PassError("a plan is resolved for a target, and there is none")
-        resolution = plan.resolve(graph, context.target)
+        resolution = plan.resolve(graph, context.target, self.nearest)
         context.data[PRECISION] = resolution.by_source()
         context.data[EXPANSION] = resolution.expansion
         choices: dict[tuple[Kind, str], Choice] = {}
@@ -80,6 +87,23 @@ class ResolvePlan:
         context.data[CHOICES] = choices
         for conflict in resolution.conflicts:
             context.note(conflict, kind="warning")
-        for words in resolution.unmet:
-            context.note(words, kind="miss")
+        if self.nearest:
+            for words in _changed(resolution, context.target):
+                context.note(words, kind="change")
+        else:
+            for words in resolution.unmet:
+                context.note(words, kind="miss")
         return PassResult(False)
+
+
+def _changed(resolution: Resolution, target: Target) -> list[str]:
+    """What a target computes in another precision than the plan says; equal changes in one sentence."""
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for node, rule in resolution.rules.items():
+        kind, given = kind_of_node(node), resolution.precisions[node]
+        if given != rule.precision and (kind == "linear" or (rule.is_exact and kind != "attention")):
+            counts[kind, rule.precision.name, given.name] += 1
+    return [
+        f"{count} {kind}{'s' if count > 1 else ''} of {wanted} by the plan: computed in {given}, since {target} has no {wanted}"
+        for (kind, wanted, given), count in counts.items()
+    ]

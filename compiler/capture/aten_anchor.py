@@ -11,7 +11,8 @@ from ..graph import Value
 from ..types import DType
 from .aten_elementwise import arithmetic
 from .aten_reduce import variance
-from .aten_shape import broadcast_shapes, broadcast_to
+from .aten_shape import broadcast_to
+from .building import broadcast_shapes
 from .lowering import Lowering, Scalar, aten
 from .scalars import low_precision
 from .symbols import Unsupported

@@ -11,7 +11,8 @@ from ..dims import Dim, product
 from ..graph import Value
 from ..types import DType
 from . import scalars
-from .aten_shape import axis_in, broadcast_shapes, broadcast_to
+from .aten_shape import axis_in, broadcast_to
+from .building import broadcast_shapes
 from .lowering import Lowering, Scalar, aten
 from .symbols import Unsupported
 

@@ -9,7 +9,8 @@ from ..graph import Value
 from ..types import DType
 from .aten_elementwise import arithmetic, as_bool
 from .aten_index import as_arange, linear_ids
-from .aten_shape import axis_in, broadcast_shapes, broadcast_to, start_of
+from .aten_shape import axis_in, broadcast_to, start_of
+from .building import broadcast_shapes
 from .lowering import Lowering, Scalar, aten
 from .symbols import Unsupported
 

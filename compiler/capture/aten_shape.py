@@ -92,22 +92,6 @@ def _movedim(b: Lowering, self: Value, source: Any, destination: Any) -> Value:
 
 
 # -- broadcast and repeat -------------------------------------------------------------------------------------------------
-def broadcast_shapes(shapes: Sequence[Sequence[Dim]]) -> tuple[Dim, ...]:
-    """The shape that ``shapes`` broadcast to, as numpy does it.
-
-    Raises:
-        Unsupported: two sizes are neither provably equal nor 1.
-    """
-    rank = max(len(s) for s in shapes)
-    result: list[Dim] = [1] * rank
-    for shape in shapes:
-        for i, size in enumerate(shape, rank - len(shape)):
-            if size != 1 and result[i] not in (1, size):
-                raise Unsupported(f"the sizes {result[i]} and {size} do not broadcast")
-            result[i] = size if result[i] == 1 else result[i]
-    return tuple(result)
-
-
 def broadcast_to(b: Lowering, x: Value, shape: Sequence[Dim]) -> Value:
     """``x`` expanded to ``shape``; a size that ``x`` has is kept as ``x`` spells it."""
     target = list(shape)

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import fx
 
-from ..dims import Dim, Expr
+from ..dims import Dim
 from ..errors import PlanishError
-from ..graph import Attrs, Graph, Node, Value
+from ..graph import Graph, Value
 from ..types import DType
 from . import custom, scalars
+from .building import Building, Scalar
 from .locations import module_path, source_line
 from .mutation import roots, twin
 from .symbols import SymbolTable, Unsupported
@@ -29,7 +29,6 @@ from .weights import dtype_of, identity, peculiarity, to_numpy, to_torch
 
 Handler = Callable[..., Any]
 HANDLERS: dict[str, Handler] = {}
-Scalar = bool | int | float | Expr
 
 #: Arguments that say where or how a tensor is stored, which is not the model's business.
 IGNORED = frozenset({"layout", "device", "pin_memory", "memory_format", "non_blocking", "cudnn_enable", "cudnn_enabled",
@@ -69,7 +68,7 @@ class Failure:
         return "random" in self.why or "data" in self.why
 
 
-class Lowering:
+class Lowering(Building):
     """The state of one walk; what handlers build with.
 
     Attributes:
@@ -80,20 +79,17 @@ class Lowering:
     """
 
     def __init__(self, graph: Graph, symbols: SymbolTable) -> None:
-        self.graph = graph
+        super().__init__(graph)
         self.symbols = symbols
         self.node: fx.Node
         self.failures: list[Failure] = []
         self.poisoned: set[fx.Node] = set()
         self._env: dict[fx.Node, Any] = {}
-        self._scalars: dict[tuple[Any, ...], Value] = {}
         self._tensors: dict[fx.Node, tuple[str, torch.Tensor]] = {}
         self._constants: dict[tuple[object, ...], Value] = {}
         self._keep: list[torch.Tensor] = []
         self._roots: dict[fx.Node, fx.Node] = {}
         self._written: set[fx.Node] = set()
-        self._path = ""
-        self._location: str | None = None
 
     # -- what the driver of the walk calls -----------------------------------------------------------------------------
     def bind(self, node: fx.Node, value: Any) -> None:
@@ -267,14 +263,6 @@ class Lowering:
         return result
 
     # -- what handlers call --------------------------------------------------------------------------------------------
-    def emit(self, op: str, *inputs: Value | None, **attrs: Any) -> Value:
-        """Append a node with one result at the place of the fx node at hand."""
-        return self.graph.insert(op, inputs, attrs, name=self._path, location=self._location).output
-
-    def insert(self, op: str, inputs: Sequence[Value | None], attrs: Attrs) -> Node:
-        """Append a node, with any number of results, at the place of the fx node at hand."""
-        return self.graph.insert(op, inputs, attrs, name=self._path, location=self._location)
-
     @property
     def op(self) -> str:
         """The name of the op at hand without namespace, overload and the underscore of an in-place spelling."""
@@ -301,51 +289,9 @@ class Lowering:
         """Shape of the result at hand, as torch sees it."""
         return self.symbols.shape(self.fake.shape)
 
-    def cast(self, value: Value, dtype: DType) -> Value:
-        """``value`` with another element type; itself if it has that one."""
-        return value if value.dtype is dtype else self.emit("cast", value, dtype=dtype)
-
-    def scalar(self, value: Scalar, dtype: DType) -> Value:
-        """A rank-0 constant; a size that varies becomes a ``full``."""
-        if isinstance(value, Expr):
-            direct = dtype if dtype in (DType.i64, DType.i32) else DType.i64
-            return self.cast(self.emit("full", value=value, shape=(), dtype=direct), dtype)
-        key = (type(value), repr(value), dtype)
-        found = self._scalars.get(key)
-        if found is None:
-            array = scalars.array_of(value, dtype)
-            found = self._scalars[key] = self.graph.add_constant(array, "scalar", dtype)
-        return found
-
     def operand(self, value: Value | Scalar, dtype: DType) -> Value:
         """A tensor or a number as an operand of the element type ``dtype``."""
         return self.cast(value, dtype) if isinstance(value, Value) else self.scalar(value, dtype)
-
-    def reshape(self, value: Value, shape: Sequence[Dim]) -> Value:
-        """``value`` in another shape; itself if it has that one."""
-        shape = tuple(shape)
-        return value if value.shape == shape else self.emit("reshape", value, shape=shape)
-
-    def transpose(self, value: Value, perm: Sequence[int]) -> Value:
-        """``value`` with its axes in another order; itself if they stay."""
-        perm = tuple(perm)
-        return value if perm == tuple(range(len(perm))) else self.emit("transpose", value, perm=perm)
-
-    def expand(self, value: Value, shape: Sequence[Dim]) -> Value:
-        """``value`` broadcast to a shape; itself if it has that one."""
-        shape = tuple(shape)
-        return value if value.shape == shape else self.emit("expand", value, shape=shape)
-
-    def slice(self, value: Value, axis: int, start: Dim, end: Dim, step: int = 1) -> Value:
-        """``start:end:step`` along an axis; itself if that is all of it."""
-        axis %= value.type.rank
-        if start == 0 and end == value.shape[axis] and step == 1:
-            return value
-        return self.emit("slice", value, axis=axis, start=start, end=end, step=step)
-
-    def array(self, value: Value | None) -> np.ndarray | None:
-        """The data of a constant, None for anything computed."""
-        return self.graph.array(value)
 
     # -- constants that torch computes ---------------------------------------------------------------------------------
     def _folded(self, node: fx.Node) -> bool:

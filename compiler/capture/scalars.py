@@ -17,17 +17,6 @@ if TYPE_CHECKING:
     from .lowering import Lowering
 
 
-def array_of(value: bool | int | float, dtype: DType) -> np.ndarray:
-    """A rank-0 array of ``dtype``, converted as torch converts a Python scalar (integers wrap)."""
-    if dtype is DType.bf16:
-        return float_to_bf16(np.array(value, np.float32))
-    if dtype.is_integer and not isinstance(value, float):
-        wide = int(value) & ((1 << 64) - 1)
-        return np.array(wide, np.uint64).view(np.int64).astype(dtype.numpy)
-    with np.errstate(over="ignore"):
-        return np.array(value).astype(dtype.numpy)
-
-
 def low_precision(dtype: DType) -> bool:
     """Whether torch computes elementwise ops of this type in float32."""
     return dtype in (DType.bf16, DType.f16)

@@ -17,8 +17,9 @@ from onnx import AttributeProto, GraphProto, NodeProto
 
 from ...dims import Bounds, Dim, Expr, product, symbols
 from ...errors import PlanishError
-from ...graph import Attrs, Graph, Node, Value
+from ...graph import Graph, Value
 from ...types import DType
+from ..building import Building
 from ..unsupported import NotConstant, Unsupported
 from . import contents, folding, functions
 from .contents import Content
@@ -57,7 +58,7 @@ class BodyFailed(Unsupported):
     """A node of a body could not be read, which is noted already."""
 
 
-class Importer:
+class Importer(Building):
     """The state of one walk; what handlers build with.
 
     Args:
@@ -75,16 +76,14 @@ class Importer:
     def __init__(
         self, graph: Graph, opsets: Mapping[str, int], local: Mapping[tuple[str, str], onnx.FunctionProto] | None = None
     ) -> None:
-        self.graph = graph
+        super().__init__(graph)
         self.opsets = dict(opsets)
         self.local = dict(local or {})
         self.node: NodeProto
         self.failures: list[Failure] = []
         self.unsigned4: set[str] = set()
         self._contents: dict[Value, Content] = {}
-        self._scalars: dict[tuple[Any, ...], Value] = {}
         self._poisoned: set[str] = set()
-        self._path, self._location = "", None  # type: str, str | None
         self._scope: Mapping[str, Any] = {}
         self._outer: list[str] = []
 
@@ -218,10 +217,6 @@ class Importer:
         """Inclusive bounds of the symbols by name."""
         return self.graph.bounds
 
-    def array(self, value: Value | None) -> np.ndarray | None:
-        """The data of a constant, None for anything computed."""
-        return self.graph.array(value)
-
     def known(self, value: Value) -> Content | None:
         """What a small tensor of integers or truth values holds, as numbers and dimensions; None if that is not known."""
         found = self._contents.get(value)
@@ -302,14 +297,6 @@ class Importer:
         """Whether each result of the node at hand is wanted."""
         return [bool(name) for name in self.node.output]
 
-    def emit(self, op: str, *inputs: Value | None, **attrs: Any) -> Value:
-        """Append a node with one result at the place of the node at hand."""
-        return self.insert(op, inputs, attrs).output
-
-    def insert(self, op: str, inputs: Sequence[Value | None], attrs: Attrs) -> Node:
-        """Append a node, with any number of results, at the place of the node at hand."""
-        return self.graph.insert(op, inputs, attrs, name=self._path, location=self._location)
-
     def constant(self, array: np.ndarray, dtype: DType | None = None, name: str = "c") -> Value:
         """A constant of the graph; bf16 as ``uint16`` bits."""
         return self.graph.add_constant(array, name, dtype)
@@ -325,42 +312,6 @@ class Importer:
         value = self.reshape(value, content.shape)
         self.learn(value, content)
         return value
-
-    def cast(self, value: Value, dtype: DType) -> Value:
-        """``value`` with another element type; itself if it has that one."""
-        return value if value.dtype is dtype else self.emit("cast", value, dtype=dtype)
-
-    def scalar(self, value: bool | float | Expr, dtype: DType) -> Value:
-        """A rank-0 constant; a size that varies becomes a ``full``."""
-        if isinstance(value, Expr):
-            return self.cast(self.emit("full", value=value, shape=(), dtype=DType.i64), dtype)
-        key = (type(value), repr(value), dtype)
-        found = self._scalars.get(key)
-        if found is None:
-            found = self._scalars[key] = self.constant(scalar_array(value, dtype), dtype, "scalar")
-        return found
-
-    def reshape(self, value: Value, shape: Sequence[Dim]) -> Value:
-        """``value`` in another shape; itself if it has that one."""
-        shape = tuple(shape)
-        return value if value.shape == shape else self.emit("reshape", value, shape=shape)
-
-    def transpose(self, value: Value, perm: Sequence[int]) -> Value:
-        """``value`` with its axes in another order; itself if they stay."""
-        perm = tuple(perm)
-        return value if perm == tuple(range(len(perm))) else self.emit("transpose", value, perm=perm)
-
-    def expand(self, value: Value, shape: Sequence[Dim]) -> Value:
-        """``value`` broadcast to a shape; itself if it has that one."""
-        shape = tuple(shape)
-        return value if value.shape == shape else self.emit("expand", value, shape=shape)
-
-    def slice(self, value: Value, axis: int, start: Dim, end: Dim, step: int = 1) -> Value:
-        """``start:end:step`` along an axis; itself if that is all of it."""
-        axis %= value.type.rank
-        if start == 0 and end == value.shape[axis] and step == 1:
-            return value
-        return self.emit("slice", value, axis=axis, start=start, end=end, step=step)
 
     def resolved(self, value: Value, shape: Sequence[Dim], keep: bool = True) -> tuple[Dim, ...]:
         """A wanted shape with -1 (what is left) and, where ``keep``, 0 (as it is) replaced.
@@ -441,12 +392,3 @@ def _attribute(a: AttributeProto) -> Any:
         case AttributeProto.TENSORS:
             return [array_of(t)[0] for t in a.tensors]
     raise Unsupported(f"its attribute {a.name!r} is of a kind that is not read")
-
-
-def scalar_array(value: bool | float, dtype: DType) -> np.ndarray:
-    """A number as a rank-0 array of ``dtype``."""
-    from ...types import float_to_bf16
-
-    return (
-        float_to_bf16(np.asarray(value, np.float32)) if dtype is DType.bf16 else np.asarray(value).astype(dtype.numpy)
-    )

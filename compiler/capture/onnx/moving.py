@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ...dims import Dim, bounds, dim_max, dim_min, product
 from ...graph import Value
 from ...types import DType
+from ..building import broadcast_shapes
 from ..unsupported import Unsupported
 from .importing import Importer
 
@@ -32,22 +33,6 @@ def axes_in(axes: Sequence[int], rank: int) -> list[int]:
     if len(set(found)) < len(found):
         raise Unsupported(f"an axis comes twice among {list(axes)}")
     return found
-
-
-def broadcast_shapes(shapes: Sequence[Sequence[Dim]]) -> tuple[Dim, ...]:
-    """The shape that ``shapes`` broadcast to, as numpy does it.
-
-    Raises:
-        Unsupported: two sizes are neither provably equal nor 1.
-    """
-    rank = max(len(s) for s in shapes)
-    result: list[Dim] = [1] * rank
-    for shape in shapes:
-        for i, size in enumerate(shape, rank - len(shape)):
-            if size != 1 and result[i] not in (1, size):
-                raise Unsupported(f"the sizes {result[i]} and {size} do not broadcast")
-            result[i] = size if result[i] == 1 else result[i]
-    return tuple(result)
 
 
 def broadcast_to(at: Importer, x: Value, shape: Sequence[Dim]) -> Value:

@@ -9,11 +9,13 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet -c constraints.txt $(if $(INDEX),--extra-index-url $(INDEX))
 STAMP  := $(VENV)/.installed
 PLUGIN := $(VENV)/.plugin
+# Environments of execution providers that cannot be in $(VENV); the tests open them. QNN's package is not for every system.
+EPS    := .ep-venvs/openvino/.installed .ep-venvs/qnn/.installed
 # Arguments for pytest: make test ARGS="-k attention -x"; -n 0 runs everything in one process.
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-search docs clean
+.PHONY: help demo eps test check bench bench-search docs clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1#/' | column -t -s '#'
@@ -38,8 +40,16 @@ demo: $(STAMP)  ## compile the real MiniLM, check it against PyTorch, run it, pr
 	$(BIN)/planish bench minilm.planish --against examples/minilm.py:model --dims batch=1,seq=128
 	$(BIN)/python examples/search.py minilm.planish
 
-test: $(PLUGIN)  ## every test, the slow ones included; ARGS="-m 'not slow'" leaves them out
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
+.ep-venvs/%/.installed: tests/environments/%.txt constraints.txt | $(BIN)/python
+	$(BIN)/python -m venv .ep-venvs/$*
+	.ep-venvs/$*/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt \
+	  $(if $(INDEX),--extra-index-url $(INDEX)) -r $< || test $* = qnn
+	@touch $@
+
+eps: $(EPS)  ## environments of OpenVINO's and QNN's execution providers, which the tests run for real
+
+test: $(PLUGIN) $(EPS)  ## every test, the slow ones included; ARGS="-m 'not slow'" leaves them out
+	PLANISH_REQUIRE_EPS=openvino $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: $(STAMP)  ## formatting, lint, types, layering
 	$(BIN)/ruff format --check .
@@ -62,4 +72,4 @@ docs: $(STAMP)  ## write docs/cli.md, docs/ops.md and docs/result.svg anew from 
 	$(if $(wildcard bench/results.json),$(BIN)/python docs/make_result_picture.py)
 
 clean:  ## remove the environment and what the tools left behind
-	rm -rf $(VENV) .types .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info build dist
+	rm -rf $(VENV) .ep-venvs .types .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info build dist

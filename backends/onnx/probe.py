@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -42,6 +43,8 @@ SECONDS, LIMIT = 0.3, 90.0
 #: The size of a symbolic dimension of a probe graph.
 EXTENT = 8
 
+#: What profiles call a subgraph that a provider has compiled; the number differs from one run to the next.
+_COMPILED = re.compile(r"\S+_\d+(_\d+)*$")
 _ROOT = Path(__file__).parent.parent.parent
 #: What the worker needs of planish.
 _MODULES = (
@@ -154,7 +157,8 @@ class _Worker:
                 answer = {**among, "reason": "not alone in a model"}
         return Row(
             form.name, dtype, bool(answer.get("taken")), answer.get("seconds"), answer.get("float_seconds"), "probed",
-            str(answer.get("reason", "")), answer.get("error"), tuple(answer.get("kernels", ())),
+            str(answer.get("reason", "")), answer.get("error"),
+            tuple(_COMPILED.sub("compiled", kernel) for kernel in answer.get("kernels", ())),
         )  # fmt: skip
 
     def _files(self, form: Form, dtype: str) -> _Files:

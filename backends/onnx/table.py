@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,7 @@ class Table:
         try:
             if data["format"] != FORMAT:
                 raise ValueError(f"a table of format {data['format']}")
-            empty = {f.name: f.default for f in fields(Row)} | {"seconds": None, "float_seconds": None}
+            empty: dict[str, Any] = {"seconds": None, "float_seconds": None}
             rows = tuple(Row(**{**empty, **row, "kernels": tuple(row.get("kernels", ()))}) for row in data["rows"])
             return Table(str(data["provider"]), str(data["version"]), str(data["cpu"]), rows, origin)
         except (KeyError, TypeError, AttributeError) as error:

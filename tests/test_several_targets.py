@@ -166,3 +166,28 @@ def test_an_artifact_exports_itself(onnx_and_native: planish.Artifact, tmp_path:
     assert data["planish.source"] == onnx_and_native.manifest["source"]["sha256"]
     assert json.loads(data["planish.plan"]) == onnx_and_native.report["plan"]
     assert [i.name for i in model.graph.input] == ["input"]
+
+
+def test_a_search_runs_against_onnx_runtime_and_the_native_variant_is_proved(mlp: torch.nn.Module) -> None:
+    pytest.importorskip("onnxruntime")
+    artifact = compiled(mlp, ["onnx:cpu", "cpu:portable"], budget="cosine >= 0.99 each", **SEARCH)
+    assert [unit["name"] for unit in artifact.manifest["units"]] == ["onnx-cpu", "cpu-portable"]
+    search = artifact.report["search"]
+    assert search["machine"]["target"] == "onnx:CPUExecutionProvider" and search["proof"][0]["holds"]
+    assert [v["unit"] for v in search["variants"]] == ["cpu-portable"] and search["variants"][0]["proof"][0]["holds"]
+    assert artifact.report["kernels"]  # measured in the session that ships
+
+
+def test_a_plan_is_fitted_to_further_targets_and_the_change_is_listed() -> None:
+    """ONNX Runtime's CPU provider has no kernels for bf16; native code has."""
+    pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    model = torch.nn.Linear(16, 8).eval()
+    artifact = compiled(model, ["cpu", "onnx:cpu"], precision="bf16")
+    changes = [str(note) for note in artifact.report["notes"] if note.kind == "change"]
+    assert any("1 linear of bf16 by the plan: computed in f32" in text for text in changes)
+    variants = artifact.manifest["plan"]["variants"]
+    assert set(variants["cpu-" + isa.detect()]["layers"].values()) == {"bf16"}
+    assert set(variants["onnx-cpu"]["layers"].values()) == {"f32"}
+    with pytest.raises(UsageError, match="has no kernel for a linear in bf16"):
+        compiled(model, "onnx:cpu", precision="bf16")  # alone, it is what was asked for or an error

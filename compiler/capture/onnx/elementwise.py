@@ -8,7 +8,7 @@ from ...graph import Value
 from ...types import DType
 from ..unsupported import Unsupported
 from .importing import Importer
-from .registry import op
+from .registry import op, refuse
 from .types import dtype_of
 
 
@@ -222,6 +222,5 @@ def cast_like(at: Importer, x: Value, like: Value, *, saturate: int = 1) -> Valu
 
 
 # -- chance ------------------------------------------------------------------------------------------------------------------
-@op("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
-def random(at: Importer, *operands: Value, **attributes: object) -> Value:
-    raise Unsupported("it draws random numbers")
+refuse("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial",
+       why="it draws random numbers")  # fmt: skip

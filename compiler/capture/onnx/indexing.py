@@ -12,7 +12,7 @@ from ...types import DType
 from ..unsupported import Unsupported
 from .importing import Importer
 from .moving import axis_in, linear_ids, non_negative, select
-from .registry import op
+from .registry import op, refuse
 
 #: How ONNX calls the ways to combine what is written with what is there -> ours.
 _REDUCTIONS = {"none": "none", "add": "sum", "mul": "prod", "max": "max", "min": "min"}
@@ -112,9 +112,7 @@ def compress(at: Importer, x: Value, condition: Value, *, axis: int | None = Non
     return at.emit("gather", x, at.constant(chosen.astype(np.int64), DType.i64, "chosen"), axis=place)
 
 
-@op("NonZero", "Unique")
-def depends_on_data(at: Importer, x: Value, *, axis: int | None = None, sorted: int = 1) -> Value:
-    raise Unsupported("the size of its result depends on the data")
+refuse("NonZero", "Unique", why="the size of its result depends on the data")
 
 
 # -- windows ------------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from ..unsupported import Unsupported
 from .attention import Scores, attend, default_scale, heads_apart, heads_joined
 from .importing import Importer
 from .products import matmul
-from .registry import MICROSOFT, op
+from .registry import MICROSOFT, op, refuse
 
 
 @op("Attention", domain=MICROSOFT)
@@ -194,6 +194,7 @@ def _nth(at: Importer, packed: Value, number: int) -> Value:
     return at.reshape(at.slice(packed, 3, number, number + 1), (batch, length, heads * size))
 
 
-@op("DecoderMaskedMultiHeadAttention", "PackedAttention", "PackedMultiHeadAttention", domain=MICROSOFT)
-def refused(at: Importer, *operands: Value | None, **attributes: Any) -> Value:
-    raise Unsupported("no CPU kernel of ONNX Runtime computes it, and planish does not read it")
+refuse(
+    "DecoderMaskedMultiHeadAttention", "PackedAttention", "PackedMultiHeadAttention",
+    why="no CPU kernel of ONNX Runtime computes it, and planish does not read it", domain=MICROSOFT,
+)  # fmt: skip

@@ -9,7 +9,7 @@ from ...graph import Value
 from ...types import DType
 from ..unsupported import Unsupported
 from .importing import Importer
-from .registry import op
+from .registry import op, refuse
 from .sampling import Field, whole_place
 
 
@@ -140,13 +140,8 @@ def _bins(at: Importer, rois: Value, axis: int, bins: int, scale: float, size: D
     return at.emit("logical_and", at.emit("ge", cell, edge(0, "floor")), at.emit("lt", cell, edge(1, "ceil")))
 
 
-@op("NonMaxSuppression")
-def non_max_suppression(at: Importer, *operands: Value, **attributes: Any) -> Value:
-    raise Unsupported(
-        "the size of its result depends on the data (cut the model in front of it, and select boxes outside)"
-    )
-
-
-@op("ImageDecoder")
-def image_decoder(at: Importer, *operands: Value, **attributes: Any) -> Value:
-    raise Unsupported("it decodes image files (decode them outside of the model)")
+refuse(
+    "NonMaxSuppression",
+    why="the size of its result depends on the data (cut the model in front of it, and select boxes outside)",
+)
+refuse("ImageDecoder", why="it decodes image files (decode them outside of the model)")

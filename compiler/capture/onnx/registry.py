@@ -45,11 +45,13 @@ NOT_TENSORS = (TensorSequence, Absent)
 
 @dataclass(frozen=True)
 class Entry:
-    """A handler, the first opset whose form of the operator it reads, and whether it takes more than tensors."""
+    """A handler, the first opset whose form of the operator it reads, and whether it takes more than tensors; ``refused`` is
+    why nothing can be read of the operator, where that is so."""
 
     since: int
     handler: Handler
     sequences: bool = False
+    refused: str | None = None
 
     @cached_property
     def attributes(self) -> set[str] | None:
@@ -100,6 +102,24 @@ def op(*names: str, since: int = 1, domain: str = STANDARD, sequences: bool = Fa
         return handler
 
     return add
+
+
+def refuse(*names: str, why: str, domain: str = STANDARD) -> None:
+    """Say why operators that are known cannot be read.
+
+    Args:
+        names: the operators.
+        why: as :class:`Unsupported` has it.
+        domain: of the operators.
+    """
+
+    def handler(at: Any, *operands: Any, **attributes: Any) -> Any:
+        raise Unsupported(why)
+
+    for name in names:
+        if (domain, name) in HANDLERS:
+            raise ValueError(f"{name} is both read and refused")
+        HANDLERS[domain, name] = [Entry(1, handler, True, why)]
 
 
 def find(domain: str, name: str, version: int) -> Entry | None:

@@ -36,7 +36,7 @@ KERNELS: dict[str, frozenset[DType]] = {
         **dict.fromkeys(("Pow", "MatMul", "ReduceSum", "ReduceMean", "ReduceProd", "CumSum", "Einsum"), "f64 f32 i64 i32"),
         **dict.fromkeys(("Max", "Min", "Clip"), "f64 f32 i64 i32 i8 u8"),
         "Where": "f64 f32 i64 i32 i8 u8",
-        **dict.fromkeys(("ReduceMax", "ReduceMin"), "f64 f32 i64 i32 i8 u8"),
+        **dict.fromkeys(("ReduceMax", "ReduceMin"), "f64 f32 i64 i32 i8 u8 bool"),
         **dict.fromkeys(("ArgMax", "ArgMin"), "f64 f32 i64 i32 i8 u8"),
         "TopK": "f64 f32 i64 i32 i16 i8 u8",
         "MaxPool": "f64 f32 i8 u8",

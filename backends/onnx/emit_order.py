@@ -55,11 +55,13 @@ def scan(
     """
     name, dtype = scanned
     rest, length = (*shape[:axis], *shape[axis + 1 :]), shape[axis]
+    # Scan can walk along any axis, but ONNX Runtime's does not survive that where another one is empty
+    first = [axis, *(i for i in range(len(shape)) if i != axis)]
+    name = at.op("Transpose", [name], perm=first, dtype=dtype) if axis else name
     may_be_empty = bounds(length, at.graph.bounds)[0] < 1
-    if may_be_empty:  # ONNX Runtime's Scan does not survive an empty axis: one more slice, which is cut off behind
-        slice_shape = (*shape[:axis], 1, *shape[axis + 1 :])
-        one = at.op("ConstantOfShape", [at.dims(slice_shape)], value=at.fill(0, dtype), dtype=dtype)
-        name, length = at.op("Concat", [name, one], axis=axis, dtype=dtype), length + 1
+    if may_be_empty:  # nor an empty axis: one more slice, which is cut off behind
+        one = at.op("ConstantOfShape", [at.dims((1, *rest))], value=at.fill(0, dtype), dtype=dtype)
+        name, length = at.op("Concat", [name, one], axis=0, dtype=dtype), length + 1
     begin = [at.op("ConstantOfShape", [at.dims(rest)], value=at.fill(n, d), dtype=d) for n, d in states]
     inputs: list[tuple[DType, Sequence[Dim] | None]] = [*((d, rest) for _, d in states), (dtype, rest)]
     inputs += [(DType.i64, ())] if places else []
@@ -68,14 +70,13 @@ def scan(
     walked = [name]
     if places:
         walked.append(at.op("Range", [at.dim(0), at.dim(length), at.dim(1)], dtype=DType.i64))
-    done = at.op(
-        "Scan", [*begin, *walked], outputs=len(outputs), body=body, num_scan_inputs=len(walked),
-        scan_input_axes=[axis, 0][: len(walked)], scan_output_axes=[axis] * len(results),
-    )  # fmt: skip
+    done = at.op("Scan", [*begin, *walked], outputs=len(outputs), body=body, num_scan_inputs=len(walked))
     found = []
     for result, kind in zip(done[len(states) :], results, strict=True):
         if may_be_empty:
-            result = at.op("Slice", [result, at.ints(0), at.dims([shape[axis]]), at.ints(axis)])
+            result = at.op("Slice", [result, at.ints(0), at.dims([shape[axis]]), at.ints(0)])
+        if axis:
+            result = at.op("Transpose", [result], perm=[first.index(i) for i in range(len(shape))])
         at.note_dtype(result, kind)
         found.append(result)
     return tuple(found)

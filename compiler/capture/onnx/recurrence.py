@@ -17,7 +17,7 @@ from ...graph import Value
 from ...types import DType
 from ..unsupported import Unsupported
 from .importing import Importer
-from .recurrence_steps import Cell, Operands, activations_of, unrolled
+from .recurrence_steps import MAX_STEPS, Cell, Operands, activations_of, unrolled
 from .registry import op
 from .windows import present
 
@@ -161,6 +161,8 @@ def _direction(at: Importer, layer: _Layer, way: int, reverse: bool) -> list[Val
     """The values of ``recurrent``: every h [length, batch, hidden], then the last states."""
     cell = layer.cell
     native = cell.native(way) if layer.peepholes is None else None
+    if at.array(layer.r) is None and isinstance(layer.x.shape[0], int) and layer.x.shape[0] <= MAX_STEPS:
+        native = None  # kernels want weights that they can lay out beforehand
     order = _GATE_ORDER[cell.kind] if native else tuple(range(cell.gates))
     w = _of_way(at, layer.w, way, order, cell.gates)
     r = _of_way(at, layer.r, way, order, cell.gates)

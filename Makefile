@@ -66,9 +66,10 @@ bench-search: $(STAMP)  ## what the search promises, measured; ARGS="bars fronts
 	$(BIN)/python bench/peers/setup.py $(if $(INDEX),--index $(INDEX))
 	$(BIN)/python -m planish.bench.search $(ARGS)
 
-docs: $(STAMP)  ## write docs/cli.md, docs/ops.md and docs/result.svg anew from the program and the measured figures
+docs: $(STAMP)  ## write docs/cli.md, docs/ops.md, docs/onnx-ops.md and docs/result.svg anew from the program and the measured figures
 	$(BIN)/python docs/make_cli_reference.py
 	$(BIN)/python docs/make_ops_reference.py
+	$(BIN)/python docs/make_onnx_reference.py
 	$(if $(wildcard bench/results.json),$(BIN)/python docs/make_result_picture.py)
 
 clean:  ## remove the environment and what the tools left behind

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import argparse
 import collections
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from graph_harness import Compiled, Env, compile_sketches
+from graph_harness import Compiled, Env, compile_sketches, optimised
 from onnx_node_tests import Case, Outcome, captured_with_fixes, cases, difference, outcome
 
+from planish.backends.cpu.backend import BACKEND
+from planish.codegen.unit import render_unit
 from planish.compiler.errors import LoweringError, PlanishError
 from planish.compiler.graph import Graph
 from planish.compiler.target import find_target
@@ -51,6 +54,17 @@ def compiled(chosen: Sequence[Case]) -> tuple[Compiled, dict[str, Case]]:
         by_name[case.name] = case
     level = find_target("cpu").level
     return compile_sketches(sketches, level, per_object=PER_OBJECT), by_name  # type: ignore[arg-type]
+
+
+def lowering_refusal(case: Case) -> str | None:
+    """Why the CPU backend has no kernel for a case that can be captured, without its names; None if it has."""
+    captured, _ = captured_with_fixes(case, case.data[0])
+    target = find_target("cpu:portable")
+    try:
+        render_unit(BACKEND.lower(optimised(captured.graph, target.level), target))
+    except LoweringError as problem:
+        return re.sub(r"(?<=convolution) \w+|(?<=recurrent) \w+", "", str(problem))
+    return None
 
 
 def outcomes_on_cpu(*op_types: str) -> list[tuple[Case, Outcome]]:

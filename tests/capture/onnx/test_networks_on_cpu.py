@@ -42,6 +42,22 @@ def regions(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
     return np.concatenate([first, first + rng.uniform(0.5, 9, (shape[0], 2))], 1).astype(np.float32)
 
 
+def boxes(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
+    return np.concatenate([np.zeros((shape[0], 1), np.float32), regions(rng, shape)], 1)
+
+
+def ids(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
+    return rng.integers(0, 16, tuple(shape))
+
+
+def sparse(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
+    return rng.random(tuple(shape)) < 0.4
+
+
+def counted(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
+    return np.arange(np.prod(shape), dtype=np.int64).reshape(tuple(shape))
+
+
 @dataclass
 class Case:
     """One node; opset 21 where it does not say otherwise."""
@@ -81,9 +97,11 @@ _BATCH = Fed(("s",), lambda rng, shape: rng.integers(0, 1, shape).astype(np.int6
 CASES = {
     "conv-same": Case("Conv", [PLANE, weights(8, 4, 3, 2), weights(8)], {"strides": [2, 3], "auto_pad": "SAME_UPPER"}),
     "conv-uneven": Case("Conv", [PLANE, weights(8, 4, 3, 3)], {"strides": [2, 1], "pads": [0, 1, 1, 2]}),
-    "transposed-uneven": Case("ConvTranspose", [PLANE, weights(4, 8, 3, 3), weights(8)], {"strides": [2, 2], "pads": [0, 1, 2, 1]}),
+    "transposed-uneven": Case("ConvTranspose", [PLANE, weights(4, 8, 3, 3), weights(8)],
+                              {"strides": [2, 2], "pads": [0, 1, 2, 1]}),
     "transposed-same": Case("ConvTranspose", [PLANE, weights(4, 8, 3, 3)], {"strides": [2, 2], "auto_pad": "SAME_UPPER"}),
-    "transposed-filled": Case("ConvTranspose", [Fed(("b", 4, 5, 6)), weights(4, 8, 3, 3), weights(8)], {"strides": [2, 2], "output_shape": [12, 14]}),
+    "transposed-filled": Case("ConvTranspose", [Fed(("b", 4, 5, 6)), weights(4, 8, 3, 3), weights(8)],
+                              {"strides": [2, 2], "output_shape": [12, 14]}),
     "max-uneven": Case("MaxPool", [PLANE], {"kernel_shape": [3, 2], "strides": [2, 2], "pads": [0, 1, 1, 0]}),
     "max-ceil": Case("MaxPool", [PLANE], {"kernel_shape": [3, 2], "strides": [3, 2], "pads": [1, 0, 0, 1], "ceil_mode": 1}),
     "max-places": Case("MaxPool", [PLANE], {"kernel_shape": [3, 2], "strides": [2, 2], "pads": [0, 1, 1, 0]}, 2),
@@ -91,10 +109,11 @@ CASES = {
     "average-gaps": Case("AveragePool", [PLANE], {"kernel_shape": [3, 2], "dilations": [2, 1], "pads": [1, 1, 1, 0]}),
     "average-same": Case("AveragePool", [PLANE], {"kernel_shape": [3, 3], "strides": [2, 2], "auto_pad": "SAME_LOWER"}),
     "lp": Case("LpPool", [PLANE], {"kernel_shape": [3, 3], "strides": [2, 2]}),
-    "unpool": Case("MaxUnpool", [Fed((1, 4, 3, 4)), Fed((1, 4, 3, 4), lambda rng, shape: np.arange(48, dtype=np.int64).reshape(1, 4, 3, 4))],
+    "unpool": Case("MaxUnpool", [Fed((1, 4, 3, 4)), Fed((1, 4, 3, 4), counted)],
                    {"kernel_shape": [2, 2], "strides": [2, 2]}),
-    "roi-align": Case("RoiAlign", [PLANE, Fed(("s", 4), regions), _BATCH], {"output_height": 3, "output_width": 2, "sampling_ratio": 2}),
-    "roi-pool": Case("MaxRoiPool", [PLANE, Fed(("s", 5), lambda rng, shape: np.concatenate([np.zeros((shape[0], 1), np.float32), regions(rng, shape)], 1))],
+    "roi-align": Case("RoiAlign", [PLANE, Fed(("s", 4), regions), _BATCH],
+                      {"output_height": 3, "output_width": 2, "sampling_ratio": 2}),
+    "roi-pool": Case("MaxRoiPool", [PLANE, Fed(("s", 5), boxes)],
                      {"pooled_shape": [3, 2]}),
     "lrn": Case("LRN", [PLANE], {"size": 3, "alpha": 0.3}),
     "layer-norm-statistics": Case("LayerNormalization", [Fed(("b", "s", 16)), weights(16), weights(16)], {}, 3),
@@ -107,8 +126,9 @@ CASES = {
     "attention": Case("Attention", _HEADS, {"is_causal": 1}, 1, 23),
     "attention-mask": Case("Attention", [*_HEADS, Fed(("b", 1, "s", "s"))], {}, 1, 23),
     "attention-past": Case("Attention", [*_HEADS, None, Fed(("b", 2, "b", 8)), Fed(("b", 2, "b", 8))], {"is_causal": 1}, 3, 23),
-    "attention-softcap": Case("Attention", [*_HEADS, Fed(("s", "s"), lambda rng, shape: rng.random(tuple(shape)) < 0.4)], {"softcap": 2.0, "is_causal": 1}, 1, 23),
-    "rotary": Case("RotaryEmbedding", [Fed(("b", "s", 24)), weights(16, 4), weights(16, 4), Fed(("b", "s"), lambda rng, shape: rng.integers(0, 16, shape))],
+    "attention-softcap": Case("Attention", [*_HEADS, Fed(("s", "s"), sparse)],
+                              {"softcap": 2.0, "is_causal": 1}, 1, 23),
+    "rotary": Case("RotaryEmbedding", [Fed(("b", "s", 24)), weights(16, 4), weights(16, 4), Fed(("b", "s"), ids)],
                    {"num_heads": 3}, 1, 23),
     "resize-twice": Case("Resize", [PLANE, None, np.array([1, 1, 2, 2], np.float32)], {"mode": "nearest"}),
     "resize-linear": Case("Resize", [PLANE, None, np.array([1, 1, 2, 1.5], np.float32)], {"mode": "linear"}),
@@ -116,7 +136,8 @@ CASES = {
     "resize-fixed": Case("Resize", [Fed(("b", 4, 6, 5)), None, None, np.array([9, 11])], {"mode": "cubic", "axes": [2, 3]}),
     "grid-linear": Case("GridSample", [PLANE, Fed(("b", "s", "s", 2), grid)], {"padding_mode": "zeros"}),
     "grid-reflected": Case("GridSample", [PLANE, Fed(("b", "s", "s", 2), grid)], {"padding_mode": "reflection", "mode": "cubic"}),
-    "deformed": Case("DeformConv", [Fed(("b", 4, 6, 5)), weights(6, 2, 3, 2), Fed(("b", 24, 4, 4)), weights(6), Fed(("b", 12, 4, 4))],
+    "deformed": Case("DeformConv", [Fed(("b", 4, 6, 5)), weights(6, 2, 3, 2), Fed(("b", 24, 4, 4)), weights(6),
+                                    Fed(("b", 12, 4, 4))],
                      {"group": 2, "offset_group": 2}),
     "affine": Case("AffineGrid", [Fed(("b", 2, 3)), np.array([1, 3, 4, 5])], {}),
 }  # fmt: skip

@@ -216,8 +216,9 @@ def nearest_offered(precision: Precision, offered: Sequence[str]) -> Precision:
     """The coarsest of the precisions ``offered`` that is as fine as ``precision`` in weights and activations; itself where it is
     among them, ``f32`` where there is no other.
 
-    A scale found at run time is as fine as one that was calibrated, and not the other way round; smaller groups are as fine as
-    larger ones. Of the 16-bit floats none stands for the other: one lacks range, the other digits.
+    Where eight bits are offered with scales of another kind (calibrated instead of found at run time, or the other way round),
+    they are nearer than sixteen: whoever asks for them wants their speed. Smaller groups are as fine as larger ones. Of the
+    16-bit floats none stands for the other: one lacks range, the other digits.
     """
     if precision.name in offered:
         return precision
@@ -234,9 +235,9 @@ def _as_fine(scheme: Scheme, wanted: Scheme) -> bool:
     bits, least = _BITS[scheme.dtype], _BITS.get(wanted.dtype, 32)
     if bits != least:
         return bits > least
-    if scheme.dtype != wanted.dtype or (wanted.dynamic and not scheme.dynamic):
+    if scheme.dtype != wanted.dtype:
         return False
-    return scheme.group_size <= wanted.group_size or not wanted.group_size
+    return not wanted.group_size or 0 < scheme.group_size <= wanted.group_size
 
 
 def no_kernel(precision: Precision, capabilities: Capabilities) -> UsageError:

@@ -25,9 +25,10 @@ ALL = tuple(PRECISIONS)
         ("bf16", ("f32", "f16"), "f32"),  # f16 overflows where bf16 does not
         ("f16", ("f32", "bf16"), "f32"),
         ("w8a8", ("f32", "w8a8-dynamic"), "w8a8-dynamic"),
-        ("w8a8-dynamic", ("f32", "w8a8"), "f32"),  # a calibrated range clips what a scale found at run time does not
-        ("w8a8-dynamic", ("f32", "w8a8", "w8a16"), "w8a16"),
+        ("w8a8-dynamic", ("f32", "w8a8", "w8a16"), "w8a8"),
+        ("w8a8-dynamic", ("f32", "w8a16"), "w8a16"),
         ("w4a8", ("f32", "w4a16", "w8a16"), "w4a16"),
+        ("w4a8", ("f32", "w8a8", "w4a16"), "w8a8"),
         ("w4a16", ("w4a16-g32", "f32"), "w4a16-g32"),
         ("w4a16-g32", ("w4a16", "f32"), "f32"),  # larger groups are coarser
         ("w4a16-g32", ("w4a16", "w8a16"), "w8a16"),

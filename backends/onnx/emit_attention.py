@@ -139,18 +139,32 @@ class _Call:
         scaled = c("Mul", q, self._scale())  # fewer numbers than there are scores
         scores = c("MatMul", scaled, at.op("Transpose", [k], perm=[0, 1, 3, 2], dtype=self.work))
         visible = self._visible()
-        if self.mask is not None and self.mask.dtype is not DType.bool:
+        added = self.mask is not None and self.mask.dtype is not DType.bool
+        if added and self.mask is not None:
             scores = c("Add", scores, at.cast(at.name(self.mask), self.work))
-        if visible is not None:
-            scores = c.where(visible, scores, float("-inf"))
+        if visible is not None:  # equal in all layers that share a mask, so it is appended once
+            scores = c("Add", scores, c.where(visible, 0.0, float("-inf")))
         weights = at.compute("Softmax", [scores], self.work, axis=-1)
-        if attrs["empty_row"] != "nan" and (visible is not None or self.mask is not None):
-            largest = at.op("ReduceMax", [scores, at.ints(-1)], keepdims=1, dtype=self.work)
-            instead: str = c.operand(0.0)
-            if attrs["empty_row"] == "mean":
-                instead = c("Div", 1.0, at.dim(self.k.shape[2], self.work))
-            weights = c.where(c("Equal", largest, float("-inf")), instead, weights)
-        return at.cast(c("MatMul", weights, v), self.node.output.dtype)
+        kind = attrs["empty_row"]
+        if kind == "nan" or (visible is None and self.mask is None):
+            return at.cast(c("MatMul", weights, v), self.node.output.dtype)
+        empty = self._empty(scores) if added or visible is None else self._unseen(visible)
+        if kind == "mean":
+            weights = c.where(empty, c("Div", 1.0, at.dim(self.k.shape[2], self.work)), weights)
+            return at.cast(c("MatMul", weights, v), self.node.output.dtype)
+        return at.cast(c.where(empty, 0.0, c("MatMul", weights, v)), self.node.output.dtype)
+
+    def _empty(self, scores: str) -> str:
+        """Whether all scores of a row are -inf."""
+        largest = self.at.op("ReduceMax", [scores, self.at.ints(-1)], keepdims=1, dtype=self.work)
+        return Calculation(self.at, self.work)("Equal", largest, float("-inf"))
+
+    def _unseen(self, visible: str) -> str:
+        """Whether a row may look at nothing."""
+        seen = self.at.op(
+            "ReduceMax", [self.at.cast(visible, DType.f32), self.at.ints(-1)], keepdims=1, dtype=DType.f32
+        )
+        return Calculation(self.at, DType.f32)("Equal", seen, 0.0)
 
     def _scale(self) -> str:
         """The factor of the scores. In f64 one for each element of a row: ONNX Runtime would take a single one into the product,

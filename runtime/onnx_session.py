@@ -289,9 +289,9 @@ def as_value(array: np.ndarray, dtype: str = "") -> Any:
 
 
 def as_array(value: Any) -> np.ndarray:
-    """What an ``OrtValue`` in the CPU's memory holds, copied where numpy lacks its type: bf16 as ``uint16``."""
+    """A copy of what an ``OrtValue`` in the CPU's memory holds: it may be an array's memory that it shares; bf16 as ``uint16``."""
     if value.data_type() != "tensor(bfloat16)":
-        return np.asarray(value.numpy())
+        return np.array(value.numpy())
     shape = tuple(value.shape())
     count = int(np.prod(shape, dtype=np.int64))
     if not count:

@@ -127,11 +127,11 @@ def open_session(
             "session.optimized_model_external_initializers_file_name", f"{optimized.name}.data"
         )
         options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "64")
-    proto = onnx.load_from_string(model)
     try:
-        session = Session(_open(model, weights, provider.settings, options=options), proto, provider, weights)
+        opened = _open(model, weights, provider.settings, options=options)
     except RunError as error:
         raise LoweringError(error.message, error.hint) from error
+    session = Session(opened, onnx.load_from_string(model), provider, weights)
     if strict:
         try:
             check_strict(session.placements, provider)

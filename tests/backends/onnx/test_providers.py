@@ -28,8 +28,13 @@ def test_a_provider_is_found_by_any_of_its_names(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "near"),
-    [("openvno", "'openvino'"), ("onnx:cda", "'cuda'"), ("CoreMLExecutionProvidr", "'CoreMLExecutionProvider'"), ("abacus", "cpu, ")],
-)  # fmt: skip
+    [
+        ("openvno", "'openvino'"),
+        ("onnx:cda", "'cuda'"),
+        ("CoreMLExecutionProvidr", "'CoreMLExecutionProvider'"),
+        ("abacus", "cpu, "),
+    ],
+)
 def test_the_nearest_is_named(text: str, near: str) -> None:
     with pytest.raises(UsageError) as error:
         find_provider(text)

@@ -8,10 +8,11 @@ from ..dims import Dim, dim_max, product
 from ..graph import Value
 from ..types import DType
 from .aten_elementwise import arithmetic, as_bool
-from .aten_index import as_arange, linear_ids
+from .aten_index import linear_ids
 from .aten_shape import axis_in, broadcast_to, start_of
 from .building import broadcast_shapes
 from .lowering import Lowering, Scalar, aten
+from .ranges import as_arange
 from .symbols import Unsupported
 
 _REDUCE = {"add": "sum", "multiply": "prod", "sum": "sum", "prod": "prod", "amax": "max", "amin": "min", "mean": "mean"}

@@ -9,6 +9,7 @@ import numpy as np
 from ...dims import Dim, bounds, product
 from ...graph import Value
 from ...types import DType
+from ..ranges import as_view
 from ..unsupported import Unsupported
 from .importing import Importer
 from .moving import axis_in, linear_ids, non_negative, select
@@ -61,6 +62,8 @@ def gather_nd(at: Importer, x: Value, ids: Value, *, batch_dims: int = 0) -> Val
     count = _indexed_axes(ids, x.type.rank - batch_dims)
     batch = x.shape[:batch_dims]
     sizes, rest = x.shape[batch_dims : batch_dims + count], x.shape[batch_dims + count :]
+    if not batch_dims and (view := _counted(at, x, ids)) is not None:
+        return view
     linear = linear_ids(at, ids, sizes)
     shape = (*ids.shape[:-1], *rest)
     if batch_dims:
@@ -70,6 +73,22 @@ def gather_nd(at: Importer, x: Value, ids: Value, *, batch_dims: int = 0) -> Val
         linear = at.emit("add", linear, lifted)
     lined = at.reshape(x, (product(batch) * product(sizes), *rest))
     return at.reshape(at.emit("gather", lined, linear, axis=0), shape)
+
+
+def _counted(at: Importer, x: Value, ids: Value) -> Value | None:
+    """What is looked up where every index counts along an axis of its own, as exporters write ``mask[batch, keys]``."""
+    node = ids.node
+    if node is None or node.op != "concat" or node.attrs["axis"] % ids.type.rank != ids.type.rank - 1:
+        return None
+    if any(part.shape[-1] != 1 for part in node.operands):
+        return None
+    return as_view(at, x, range(len(node.operands)), [_without_last(at, part) for part in node.operands])
+
+
+def _without_last(at: Importer, value: Value) -> Value:
+    """``value`` without its last axis, of size 1; what that axis was added to, if it was."""
+    source = value.node.inputs[0] if value.node is not None and value.node.op == "reshape" else None
+    return at.reshape(value if source is None or source.shape != value.shape[:-1] else source, value.shape[:-1])
 
 
 def _indexed_axes(ids: Value, most: int) -> int:

@@ -114,7 +114,7 @@ class RecognizeAttention:
         v = with_lead(graph, product, v, (*weights[:-2], 1, 1), lead, shared_heads=True)
         k, v = (_whole(graph, product, x, lead, (0,) if k.shape[1] == v.shape[1] else (0, 1)) for x in (k, v))
         mask, empty = combined(graph, product, scores.parts, lead)
-        attrs = {"scale": scores.scale, "empty_row": "zero" if reader.zero else empty}
+        attrs = {"scale": scores.scale, "empty_row": "zero" if reader.zero and empty == "nan" else empty}
         made = graph.insert(
             "attention", [q, k, v, *([mask] if mask is not None else [])], attrs, before=product, name=product.name,
             location=product.location, sources=sources,
@@ -202,11 +202,16 @@ def _readers(graph: Graph, weights: Value, softmax: Node, shapes: tuple[tuple[Di
         return []
     for user in weights.users:
         deeper: list[Reader] = []
+        if user.op == "isnan" and user.output not in graph.outputs:
+            if all(_zeroes_nan(graph, u, weights) for u in user.output.users):
+                continue  # they read the weights as well
         if user.op == "cast" and user.output.dtype.is_float:
             deeper = _readers(graph, user.output, softmax, shapes, zero)
         elif user.op == "reshape" and user.output.type.rank >= 2 and user.output.shape[-2:] == weights.shape[-2:]:
             deeper = _readers(graph, user.output, softmax, (*shapes, user.output.shape), zero)
-        elif user.op == "where" and _zeroes_empty_rows(graph, user, weights, softmax):
+        elif user.op == "where" and (
+            _zeroes_empty_rows(graph, user, weights, softmax) or _zeroes_nan(graph, user, weights)
+        ):
             deeper = _readers(graph, user.output, softmax, shapes, True)
         elif user.op == "matmul" and user.inputs[0] is weights and user.inputs[1] is not weights:
             deeper = [Reader(user, shapes, zero)]
@@ -230,6 +235,22 @@ def _zeroes_empty_rows(graph: Graph, node: Node, weights: Value, softmax: Node) 
     if hidden is None or hidden.op != "eq" or hidden.inputs[0] is not softmax.inputs[0]:
         return False
     return uniform(graph, hidden.inputs[1]) == -float("inf")
+
+
+def _zeroes_nan(graph: Graph, node: Node, weights: Value) -> bool:
+    """Whether ``node`` is ``where(isnan(weights), 0, weights)``, as torch's ONNX exporter writes the safe softmax.
+
+    A row without a visible key is zeros in both. What differs is a row of scores that hold NaN or infinity: it stays NaN, as in
+    the model that was exported, where the file would hide it.
+    """
+    if node.op != "where":
+        return False
+    condition, zero, kept = node.inputs
+    test = None if condition is None else condition.node
+    return (
+        kept is weights and uniform(graph, zero) == 0 and test is not None and test.op == "isnan"
+        and test.inputs[0] is weights
+    )  # fmt: skip
 
 
 def _narrow(q: Value, k: Value, v: Value) -> tuple[Value, Value, Value]:

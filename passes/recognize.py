@@ -102,6 +102,11 @@ def _square(op: Any, x: Any) -> Any:
     return op.any_of(op.square(x), op.pow(x, 2.0), op.mul(x, x))
 
 
+def _inverse_root(op: Any, x: Any) -> Any:
+    root = op.sqrt(x)
+    return op.any_of(op.rsqrt(x), op.reciprocal(root), op.div(1.0, root), op.pow(x, -0.5))
+
+
 def _over_last_axis(m: Any, *labels: str) -> str | None:
     rank = m.x.type.rank
     for label in labels:
@@ -112,15 +117,14 @@ def _over_last_axis(m: Any, *labels: str) -> str | None:
 
 
 class RmsNorm(RewriteRule):
-    """x * rsqrt(mean(x^2) + eps), in f32; a weight that follows is taken in by the next rule."""
+    """x * rsqrt(mean(x^2) + eps), in f32, the root written in any way; a weight that follows is taken in by the next rule."""
 
     name = "rms-norm"
 
     def pattern(self, op: Any, x: Any, eps: Any) -> Any:
         mean = op.reduce_mean(_square(op, x), axes=op.attr("axes"), keepdim=True).named("mean")
         shifted = op.add(mean, eps)
-        inverse = op.any_of(op.rsqrt(shifted), op.reciprocal(op.sqrt(shifted)), op.pow(shifted, -0.5))
-        return op.any_of(op.mul(x, inverse), op.div(x, op.sqrt(shifted)))
+        return op.any_of(op.mul(x, _inverse_root(op, shifted)), op.div(x, op.sqrt(shifted)))
 
     def check(self, m: Any) -> str | None:
         if m.scalar("eps") is None:
@@ -160,7 +164,7 @@ class LayerNorm(RewriteRule):
         centred = op.sub(x, mean).shared()
         variance = op.reduce_mean(_square(op, centred), axes=op.attr("axes2"), keepdim=True).named("variance")
         shifted = op.add(variance, eps)
-        return op.any_of(op.div(centred, op.sqrt(shifted)), op.mul(centred, op.rsqrt(shifted)))
+        return op.any_of(op.div(centred, op.sqrt(shifted)), op.mul(centred, _inverse_root(op, shifted)))
 
     def check(self, m: Any) -> str | None:
         if m.scalar("eps") is None:

@@ -205,3 +205,33 @@ def test_near_miss(name: str) -> None:
     assert not [n for n in graph.nodes if n.op == "attention"]
     if reason:
         assert any(n.kind == "miss" and reason in n.text for n in context.notes), [str(n) for n in context.notes]
+
+
+NAN_AS_ZERO = {
+    "every key may be hidden": (-float("inf"), "zero"),
+    "hidden with the least number": (torch.finfo(torch.float32).min, "mean"),
+}
+
+
+@pytest.mark.parametrize("what", NAN_AS_ZERO)
+def test_nan_written_over(what: str) -> None:
+    """How torch's ONNX exporter writes sdpa: NaN among the weights becomes zero. A row whose keys are all hidden shows which."""
+    low, empty = NAN_AS_ZERO[what]
+    seen = torch.ones(B, 1, S, T, dtype=torch.bool)
+    seen[0, 0, 2], seen[1, 0, :, 3:] = False, False
+
+    def fn(q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
+        weights = torch.softmax((q * 0.5) @ (k * 0.6).mT + torch.where(seen, 0.0, low), -1)
+        return torch.where(torch.isnan(weights), 0.0, weights) @ v
+
+    graph, _ = recognised(fn, (*qkv(), seen))
+    assert the_attention(graph).attrs["empty_row"] == empty
+
+
+def test_something_else_written_over_nan_stays_apart() -> None:
+    def fn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        weights = torch.softmax(q @ k.mT, -1)
+        return torch.where(torch.isnan(weights), 1.0, weights) @ v
+
+    graph, _ = recognised(fn, qkv())
+    assert not [n for n in graph.nodes if n.op == "attention"]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from ...compiler.dims import bounds
-from ...compiler.graph import Node, Value
+from ...compiler.graph import Graph, Node, Value
+from ...compiler.ops import axis_of
 from ...compiler.ops_recurrent import GATES
 from ...compiler.types import DType
 from .calculation import Calculation
@@ -25,49 +27,78 @@ def _recurrent(at: Emitter, node: Node) -> tuple[str, ...]:
     return _as_operator(at, node) or _as_scan(at, node)
 
 
+@dataclass(frozen=True)
+class _InputProduct:
+    """The product with the input weights that a layer reads: ``linear(x)``, or some of its columns, or batch and length
+    exchanged.
+
+    Attributes:
+        x: what the linear reads, of rank 3.
+        weight: f32 ``[gates * hidden, inputs]``.
+        bias: f32 ``[gates * hidden]`` or None.
+        exchanged: the length is the second axis of ``x``.
+    """
+
+    x: Value
+    weight: np.ndarray
+    bias: np.ndarray | None
+    exchanged: bool
+
+
+def _input_product(graph: Graph, value: Value) -> _InputProduct | None:
+    """What ``value`` is a product of; None if it is something else, or not of f32 constants."""
+    rows, exchanged, node = slice(None), False, value.node
+    while node is not None and node.op in ("transpose", "slice"):
+        (inner,) = node.operands
+        if node.op == "transpose":
+            if node.attrs["perm"] != (1, 0, 2):
+                return None
+            exchanged = not exchanged
+        else:
+            start, end = node.attrs["start"], node.attrs["end"]
+            if rows != slice(None) or axis_of(node.attrs["axis"], 3) != 2 or node.attrs["step"] != 1:
+                return None
+            if not isinstance(start, int) or not isinstance(end, int):
+                return None
+            rows = slice(start, end)
+        node = inner.node
+    if node is None or node.op != "linear" or node.output.dtype is not DType.f32 or node.output.type.rank != 3:
+        return None
+    x, bias = node.operands[0], node.inputs[2] if len(node.inputs) > 2 else None
+    weight, shift = graph.array(node.inputs[1]), graph.array(bias)
+    if x.dtype is not DType.f32 or weight is None or (bias is not None and shift is None):
+        return None
+    return _InputProduct(x, np.asarray(weight)[rows], None if shift is None else np.asarray(shift)[rows], exchanged)
+
+
 def _as_operator(at: Emitter, node: Node) -> tuple[str, ...] | None:
     """LSTM, GRU or RNN on the input of the ``linear`` in front, whose weights are those of the input; None where there is no
     such linear in f32. The linear itself is left to nobody, if nobody else reads it."""
-    graph, (product, weight) = at.graph, node.inputs[:2]
-    assert product is not None and weight is not None
-    front = product.node
-    if front is None or front.op != "linear" or product.dtype is not DType.f32 or front.output.dtype is not DType.f32:
+    product, state_weight = node.operands[:2]
+    if any(bounds(d, at.graph.bounds)[0] < 1 for d in product.shape[:2]):  # the operators are not made for that
         return None
-    arrays = [graph.array(v) for v in (front.inputs[1], weight)]
-    bias = front.inputs[2] if len(front.inputs) > 2 else None
     new_bias = node.inputs[4] if len(node.inputs) > 4 else None
-    biases = [None if v is None else graph.array(v) for v in (bias, new_bias)]
-    x = front.inputs[0]
-    if (
-        any(a is None for a in arrays)
-        or (bias is not None and biases[0] is None)
-        or x is None
-        or x.dtype is not DType.f32
-    ):
-        return None
-    if new_bias is not None and biases[1] is None:
+    front, weight, extra = _input_product(at.graph, product), at.graph.array(state_weight), at.graph.array(new_bias)
+    if front is None or weight is None or (new_bias is not None and extra is None):
         return None
     cell = node.attrs["cell"]
     operator, order = _OPERATORS[cell]
-    hidden = int(np.asarray(arrays[1]).shape[1])
-    w, r = (_reordered(np.asarray(a), order, hidden)[None] for a in arrays)
+    weight = np.asarray(weight)
+    hidden = int(weight.shape[1])
+    w, r = (_reordered(a, order, hidden)[None] for a in (front.weight, weight))
     b = np.zeros((1, 2 * GATES[cell] * hidden), np.float32)
-    if biases[0] is not None:
-        b[0, : GATES[cell] * hidden] = _reordered(np.asarray(biases[0]), order, hidden)
-    if biases[1] is not None:  # of gru: the new gate's share of the state, which is last in either order
-        b[0, -hidden:] = np.asarray(biases[1])
+    if front.bias is not None:
+        b[0, : GATES[cell] * hidden] = _reordered(front.bias, order, hidden)
+    if extra is not None:  # of gru: the new gate's share of the state, which is last in either order
+        b[0, -hidden:] = np.asarray(extra)
+    x = at.name(front.x)
+    if front.exchanged:
+        x = at.op("Transpose", [x], perm=[1, 0, 2], dtype=DType.f32)
     states = [at.reshape(at.name(v), (1, *v.shape)) for v in _states(node)]
-    inputs = [
-        at.name(x),
-        at.constant(w, "input_weight"),
-        at.constant(r, "state_weight"),
-        at.constant(b, "bias"),
-        None,
-        *states,
-    ]
     done = at.op(
-        operator, inputs, outputs=1 + len(states), hidden_size=hidden,
-        direction="reverse" if node.attrs["reverse"] else "forward",
+        operator,
+        [x, *(at.constant(a, n) for a, n in ((w, "input_weight"), (r, "state_weight"), (b, "bias"))), None, *states],
+        outputs=1 + len(states), hidden_size=hidden, direction="reverse" if node.attrs["reverse"] else "forward",
         linear_before_reset=1 if cell == "gru" else None, activations=["Relu"] if cell == "rnn_relu" else None,
     )  # fmt: skip
     for name in done:

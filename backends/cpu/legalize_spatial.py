@@ -12,6 +12,7 @@ import numpy as np
 from ...compiler.dims import Dim, dim_max, product
 from ...compiler.errors import LoweringError
 from ...compiler.graph import Node, Value
+from ...compiler.types import DType
 from .builder import Builder
 
 
@@ -66,10 +67,36 @@ def _conv(b: Builder, node: Node) -> Value | None:
 
 
 def _conv_transpose(b: Builder, node: Node) -> Value | None:
-    raise LoweringError(
-        f"the transposed convolution {node.name} has filters that are computed at run time, or is in {node.output.dtype}",
-        "constant filters in float32, bfloat16 or float16 are supported",
-    )
+    """Filters computed at run time: a linear that gives every position its window, and the sum of the windows, group by group."""
+    x, w, *rest = node.inputs
+    assert x is not None and w is not None
+    attrs, shape, space = node.attrs, w.shape, w.type.rank - 2
+    if attrs["channels_last"]:
+        return None
+    if x.dtype not in (DType.f32, DType.bf16, DType.f16) or not all(isinstance(d, int) for d in shape):
+        what = f"is in {x.dtype}" if x.dtype.is_integer or x.dtype is DType.f64 else "has filters of a size that varies"
+        raise LoweringError(
+            f"the transposed convolution {node.name} {what}", "it runs in float32, bfloat16 and float16"
+        )
+    wide, filters = (v if v.dtype is DType.f32 else b("cast", v, dtype=DType.f32) for v in (x, w))
+    groups, inputs, outputs = attrs["groups"], int(shape[0]) // attrs["groups"], int(shape[1])
+    kernel = tuple(int(d) for d in shape[2:])
+    rows = b("transpose", wide, perm=(0, *range(2, space + 2), 1))
+    windows = {name: attrs[name] for name in ("stride", "padding", "output_padding", "dilation")}
+    parts = []
+    for g in range(groups):
+        mine, of_group = rows, filters
+        if groups > 1:
+            mine = b("slice", rows, axis=space + 1, start=g * inputs, end=(g + 1) * inputs)
+            of_group = b("slice", filters, axis=0, start=g * inputs, end=(g + 1) * inputs)
+        matrix = b("transpose", of_group, perm=(*range(2, space + 2), 1, 0))
+        matrix = b("reshape", matrix, shape=(product(kernel) * outputs, inputs))
+        parts.append(b("fold", b("linear", mine, matrix), kernel=kernel, **windows))
+    y = parts[0] if groups == 1 else b("concat", *parts, axis=space + 1)
+    if rest and rest[0] is not None:
+        y = b("add", y, rest[0] if rest[0].dtype is DType.f32 else b("cast", rest[0], dtype=DType.f32))
+    y = b("transpose", y, perm=(0, space + 1, *range(1, space + 1)))
+    return y if y.dtype is node.output.dtype else b("cast", y, dtype=node.output.dtype)
 
 
 def _pool(b: Builder, node: Node) -> Value | None:

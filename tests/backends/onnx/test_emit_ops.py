@@ -54,7 +54,15 @@ def test_samples_in_other_types(name: str) -> None:
         assert why is None, f"{labels} {why}"
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in WIDER if "f16" in n])
+def test_f16_without_casts(name: str) -> None:
+    """As providers get it that compute in f16 (the CPU's puts casts of its own around every op)."""
+    sketch, labels, slack = WIDER[name]
+    session = Session(sketch.graph, provider="CUDAExecutionProvider")
+    why = difference(session, sketch, SIZES[0], slack=2 * slack)
+    assert why is None, f"{labels} {why}"
+
+
 @pytest.mark.parametrize("name", PACKS)
 def test_samples_as_written(name: str) -> None:
     """Without ONNX Runtime's own rewrites, for the newest opset that it reads."""

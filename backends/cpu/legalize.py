@@ -18,7 +18,7 @@ from .builder import Builder
 from .custom_ops import cpp_op, widen
 from .legalize_columns import column_sum
 from .legalize_int8 import integer_linear, legal_quantize_tensor
-from .legalize_quantised import legal_dequantize, narrow_linear, plain_weight
+from .legalize_quantised import legal_dequantize, narrow_linear, plain_weight, split_linear
 from .legalize_spatial import LEGAL_SPATIAL
 from .lower_recurrent import legal_recurrent
 
@@ -146,7 +146,7 @@ def _linear(b: Builder, node: Node) -> Value | None:
         return zeros if bias is None else b("add", zeros, _as_type(b, bias, node.output.dtype))
     if b.graph.array(w) is not None and x.dtype in (DType.f32, DType.bf16):
         return None
-    integer = integer_linear(b, x, w, bias) or narrow_linear(b, x, w, bias)
+    integer = integer_linear(b, x, w, bias) or narrow_linear(b, x, w, bias) or split_linear(b, x, w, bias)
     if integer is not None:
         return _as_type(b, integer, node.output.dtype)
     plain = plain_weight(b, w)

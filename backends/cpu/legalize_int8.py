@@ -74,19 +74,21 @@ def _with_range_found(
 
     The sums are those of ``q`` itself: what the zero point takes off is one number for each output, times it.
     """
-    number = zero is None or (product(zero.shape) == 1 and zero.dtype in (DType.i8, DType.i32))
+    fits = zero is None or (product(zero.shape) == 1 and zero.dtype in (DType.i8, DType.i32))
     weight = b.graph.array(wq)
     assert weight is not None
-    if product(scale.shape) != 1 or not number or weight.shape[1] > MAX_K_INT8:
+    if product(scale.shape) != 1 or not fits or weight.shape[1] > MAX_K_INT8:
         return None
     one = b.constant(np.ones((), np.float32), "one")
-    y = b("qlinear", q, one, wq, columns, None)
-    if zero is not None:
+    number = b("reshape", scale, shape=())
+    less = None
+    if zero is not None:  # before the product, so that what follows it can be computed where its sums are
         steps = b.graph.array(columns)
         assert steps is not None
         sums = b.constant((weight.sum(axis=1, dtype=np.int64) * steps).astype(np.float32), f"{wq.name}.sums")
-        y = b("sub", y, b("mul", sums, b("cast", b("reshape", zero, shape=()), dtype=DType.f32)))
-    y = b("mul", y, b("reshape", scale, shape=()))
+        less = b("mul", sums, b("cast", b("reshape", zero, shape=()), dtype=DType.f32))
+    y = b("qlinear", q, one, wq, columns, None)
+    y = b("mul", y if less is None else b("sub", y, less), number)
     return y if bias is None else b("add", y, bias)
 
 

@@ -7,6 +7,7 @@ from math import gcd
 import numpy as np
 
 from ...codegen.linear import GROUP_STEP
+from ...compiler.dims import product
 from ...compiler.graph import Graph, Node, Value
 from ...compiler.ops_anchor import scale_group
 from ...compiler.types import DType
@@ -37,6 +38,38 @@ def narrow_linear(b: Builder, x: Value, w: Value, bias: Value | None) -> Value |
     bits = exact_bf16(array)
     groups = b.constant(array, scale.name) if bits is None else b.constant(bits, scale.name, DType.bf16)
     return b("qlinear", q, x_scale, wq, groups, bias)
+
+
+def split_linear(b: Builder, x: Value, w: Value, bias: Value | None) -> Value | None:
+    """The linear of an f32 x on int4 weights as they are; None for other weights.
+
+    x becomes the sum of two bf16 tensors, which holds 16 of its 24 bits at least; their rows stand below each other, so that the
+    weight, which is all that a few rows cost, is read once. A zero point of a group takes off its product with the group's sum.
+    """
+    node = w.node
+    if x.dtype is not DType.f32 or node is None or node.op != "dequantize" or node.operands[0].dtype is not DType.i4:
+        return None
+    arrays = _constants(b.graph, w)
+    if arrays is None or arrays[0].ndim != 2 or arrays[1].ndim != 2:
+        return None
+    wq, scale, *zeros = arrays
+    outputs, inputs = wq.shape
+    groups = scale.shape[1]
+    if scale.shape[0] != outputs or inputs % (groups * GROUP_STEP) or any(z.shape != scale.shape for z in zeros):
+        return None
+    rows = product(x.shape[:-1])
+    flat = b("reshape", x, shape=(rows, inputs))
+    high = b("cast", flat, dtype=DType.bf16)
+    low = b("cast", b("sub", flat, b("cast", high, dtype=DType.f32)), dtype=DType.bf16)
+    bits = exact_bf16(scale)
+    steps = b.constant(scale, w.name) if bits is None else b.constant(bits, w.name, DType.bf16)
+    both = b("qlinear", b("concat", high, low, axis=0), None, node.operands[0], steps)
+    y = b("add", *(b("slice", both, axis=0, start=i * rows, end=(i + 1) * rows) for i in (0, 1)))
+    if zeros:
+        sums = b("reduce_sum", b("reshape", flat, shape=(rows, groups, inputs // groups)), axes=(2,), keepdim=False)
+        y = b("sub", y, b("linear", sums, b.constant(scale * zeros[0].astype(np.float32), f"{w.name}.zeros")))
+    y = b("reshape", y, shape=(*x.shape[:-1], outputs))
+    return y if bias is None else b("add", y, bias)
 
 
 def _weight(graph: Graph, w: Value) -> tuple[Value, Value] | None:

@@ -70,7 +70,7 @@ class Importer(Building):
         graph, opsets: as given.
         node: the ONNX node at hand.
         failures: what could not be read.
-        unsigned4: names of the constants that hold uint4; their elements are u8.
+        unsigned4: the constants that hold uint4; their elements are u8.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Importer(Building):
         self.local = dict(local or {})
         self.node: NodeProto
         self.failures: list[Failure] = []
-        self.unsigned4: set[str] = set()
+        self.unsigned4: set[Value] = set()
         self._contents: dict[Value, Content] = {}
         self._poisoned: set[str] = set()
         self._scope: Mapping[str, Any] = {}
@@ -103,7 +103,9 @@ class Importer(Building):
         """
         inner = dict(scope)
         for tensor in graph.initializer:
-            inner[tensor.name] = self.constant(*array_of(tensor), tensor.name)
+            value = inner[tensor.name] = self.constant(*array_of(tensor), tensor.name)
+            if tensor.data_type == onnx.TensorProto.UINT4:
+                self.unsigned4.add(value)
         inner.update(zip((i.name for i in graph.input), operands, strict=False))
         kept, failed = (self.node, self._path, self._location, self._scope), len(self.failures)
         self.walk(graph.node, inner)

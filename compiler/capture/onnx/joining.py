@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from ...dims import Dim, bounds, dim_max, floordiv
 from ...graph import Value
@@ -187,7 +188,10 @@ def constant(at: Importer, **attributes: Any) -> Value:
     name = at.node.output[0]
     match attribute.name:
         case "value":
-            return at.constant(*array_of(attribute.t), name)
+            held = at.constant(*array_of(attribute.t), name)
+            if attribute.t.data_type == TensorProto.UINT4:
+                at.unsigned4.add(held)
+            return held
         case "value_int" | "value_ints":
             return at.constant(np.asarray(attributes[attribute.name], np.int64), DType.i64, name)
         case "value_float" | "value_floats":

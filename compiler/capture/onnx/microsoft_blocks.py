@@ -181,7 +181,7 @@ def gather_block_quantized(
         raise Unsupported("only blocks along the last axis, looked up along another one, are supported")
     held = None if zeros is None else at.data(zeros, "the zero points")
     unsigned = data.dtype is DType.u8
-    if unsigned and not (bits == 4 and at.node.input[0] in at.unsigned4):
+    if unsigned and not (bits == 4 and data in at.unsigned4):
         table = unpacked(table, bits)
         held = None if held is None else unpacked(held, bits)[..., : scales.shape[-1]]  # type: ignore[misc]
     middle = (1 << (bits - 1)) if unsigned else 0

@@ -45,7 +45,7 @@ def quantize_linear(
     output_dtype: int = 0,
     precision: int = 0,
 ) -> Value:
-    if zero is not None and len(at.node.input) > 2 and at.node.input[2] in at.unsigned4:
+    if zero is not None and zero in at.unsigned4:
         raise Unsupported("quantising to uint4")
     dtype = zero.dtype if zero is not None else dtype_of(output_dtype) if output_dtype else DType.u8
     return quantized(at, x, scale, zero, dtype, axis, block_size, dtype_of(precision) if precision else None)

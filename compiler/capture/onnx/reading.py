@@ -194,7 +194,8 @@ def _place(tensor: TensorProto, folder: Path | None, name: str) -> tuple[Path, i
     offset = int(info.offset or 0)
     count = int(np.prod(tensor.dims, dtype=np.int64)) if tensor.dims else 1
     dtype = dtype_of_tensor(tensor)
-    size = (count + 1) // 2 if dtype is DType.i4 else count * dtype.size
+    halves = tensor.data_type in (TensorProto.INT4, TensorProto.UINT4)  # two to a byte
+    size = (count + 1) // 2 if halves else count * dtype.size
     try:
         have = path.stat().st_size
     except OSError:
@@ -219,7 +220,7 @@ def dtype_of_tensor(tensor: TensorProto) -> DType:
     from ..unsupported import Unsupported
 
     try:
-        return dtype_of(tensor.data_type)
+        return DType.u8 if tensor.data_type == TensorProto.UINT4 else dtype_of(tensor.data_type)
     except Unsupported:
         raise CaptureError(
             f"the tensor {tensor.name!r} holds {type_name(tensor.data_type)}, an element type that is not supported"
@@ -231,9 +232,10 @@ def _external(tensor: TensorProto, folder: Path | None, name: str) -> tuple[np.n
     dtype = dtype_of_tensor(tensor)
     shape = tuple(tensor.dims)
     raw: Any = np.memmap(path, np.uint8, "r", offset, (size,)) if size else np.zeros(0, np.uint8)
-    if dtype is DType.i4:  # two to a byte, the lower half first
+    if tensor.data_type in (TensorProto.INT4, TensorProto.UINT4):  # the lower half first
         nibbles = np.stack([raw & 15, raw >> 4], -1).reshape(-1)[: int(np.prod(shape, dtype=np.int64))]
-        return ((nibbles.astype(np.int8) ^ 8) - 8).reshape(shape), dtype
+        signed = dtype is DType.i4
+        return (((nibbles.astype(np.int8) ^ 8) - 8) if signed else nibbles).reshape(shape), dtype
     return np.asarray(raw).view(dtype.numpy).reshape(shape), dtype
 
 

@@ -289,7 +289,7 @@ def as_value(array: np.ndarray, dtype: str = "") -> Any:
 
 
 def as_array(value: Any) -> np.ndarray:
-    """A copy of what an ``OrtValue`` in the CPU's memory holds: it may be an array's memory that it shares; bf16 as ``uint16``."""
+    """A copy of what an ``OrtValue`` in the CPU's memory holds, which may be another array's; bf16 as ``uint16``."""
     if value.data_type() != "tensor(bfloat16)":
         return np.array(value.numpy())
     shape = tuple(value.shape())

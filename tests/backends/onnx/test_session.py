@@ -94,7 +94,7 @@ def test_a_missing_input_is_named() -> None:
 def test_a_model_that_the_provider_refuses_is_told_in_a_sentence() -> None:
     model = _model()[0]
     model.graph.node[0].op_type = "MatMull"
-    with pytest.raises(LoweringError, match="CPUExecutionProvider refuses the model: .*MatMull") as error:
+    with pytest.raises(LoweringError, match=r"CPUExecutionProvider refuses the model: .*MatMull") as error:
         open_session(model.SerializeToString(), None, CPU)
     assert "\n" not in error.value.message and "ONNXRuntimeError" not in error.value.message
     with pytest.raises(LoweringError, match="refuses the model"):
@@ -187,7 +187,7 @@ def test_strict_names_each_node_on_the_wrong_provider() -> None:
 
 def test_strict_does_not_list_without_end() -> None:
     many = [Placement(f"n{i}", "Relu", "CPUExecutionProvider") for i in range(40)]
-    with pytest.raises(LoweringError, match="40 nodes.*n4: Relu on CPUExecutionProvider; and 35 more"):
+    with pytest.raises(LoweringError, match=r"40 nodes.*n4: Relu on CPUExecutionProvider; and 35 more"):
         check_strict(many, OPENVINO)
 
 

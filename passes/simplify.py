@@ -16,6 +16,7 @@ from ..compiler.graph import Graph, Node, Value
 from ..compiler.ops import BINARY, COMPARE, UNARY
 from ..compiler.types import DType
 from .facts import integer_range, sequence, uniform
+from .grids import grid
 from .masks import before_the_batch
 from .view_chains import raised_slice, raised_transpose, shortened, sunk_fold, sunk_norm, turned_linear
 
@@ -355,12 +356,26 @@ def _gather(graph: Graph, node: Node) -> Value | None:
         shape = (*x.shape[:axis], *(1 for _ in ids.shape), *x.shape[axis + 1 :])
         return _spread(graph, node, _add(graph, node, "reshape", [row], shape=shape))
     run = sequence(graph, ids)
-    if run is None or run.step < 1 or any(d != 1 for i, d in enumerate(ids.shape) if i != run.axis):
+    if run is None:
+        return _gather_of_grid(graph, node, x, ids, axis)
+    if run.step < 1 or any(d != 1 for i, d in enumerate(ids.shape) if i != run.axis):
         return None
     last = run.start + run.step * (run.length - 1) + 1
     if dims.bounds(run.start, graph.bounds)[0] < 0 or not _fits(graph, last, size):
         return None
     part = _add(graph, node, "slice", [x], axis=axis, start=run.start, end=last, step=run.step)
+    return _add(graph, node, "reshape", [part], shape=node.output.shape)
+
+
+def _gather_of_grid(graph: Graph, node: Node, x: Value, ids: Value, axis: int) -> Value | None:
+    """By ids that count through several axes row by row: a slice in another shape."""
+    found = grid(graph, ids)
+    count = None if found is None else found.count
+    if found is None or count is None or any(d != 1 for i, d in enumerate(ids.shape) if i not in found.axes):
+        return None
+    if dims.bounds(found.start, graph.bounds)[0] < 0 or not _fits(graph, found.start + count, x.shape[axis]):
+        return None
+    part = _add(graph, node, "slice", [x], axis=axis, start=found.start, end=found.start + count)
     return _add(graph, node, "reshape", [part], shape=node.output.shape)
 
 

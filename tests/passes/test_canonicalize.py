@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from random_sketch import random_sketch
 
+from planish.compiler.dims import Dim
 from planish.compiler.graph import Value
 from planish.compiler.interpret import interpret
 from planish.compiler.pass_protocol import PassContext
@@ -84,6 +85,12 @@ def test_vanishes(what: str) -> None:
     assert ops[0] in ("neg", "add")
 
 
+def rows_and_columns(g: Sketch, step: Dim) -> Value:
+    """i * step + j over B rows and S columns."""
+    rows = g("mul", g("reshape", g("arange", end=B), shape=(B, 1)), g("full", value=step, shape=(1,), dtype=I64))
+    return g("add", g("reshape", g("arange", end=S), shape=(1, S)), rows)
+
+
 BECOMES: dict[str, tuple[Write, list[str]]] = {
     "transpose of ones": (lambda g: g("transpose", g.input(B, 1), perm=(1, 0)), ["reshape"]),
     "two slices": (
@@ -96,6 +103,11 @@ BECOMES: dict[str, tuple[Write, list[str]]] = {
     ),
     "two expands": (lambda g: g("expand", g("expand", g.input(1, 1), shape=(1, S)), shape=(B, S)), ["expand"]),
     "gather by a range": (lambda g: g("gather", g.input(B, 2 * S), g("arange", end=S), axis=1), ["slice"]),
+    "gather by a grid": (lambda g: g("gather", g.input(B * S, 2), rows_and_columns(g, S), axis=0), ["reshape"]),
+    "gather by the first rows of a grid": (
+        lambda g: g("gather", g.input(B * S + 4, 2), rows_and_columns(g, S), axis=0),
+        ["slice", "reshape"],
+    ),
     "gather of one": (lambda g: g("gather", g.input(B, 4), g.const(np.array(2)), axis=1), ["slice", "reshape"]),
     "embedding of positions": (
         lambda g: g("embedding", g.random(512, 3), g("reshape", g("arange", end=S), shape=(1, S))),
@@ -144,6 +156,11 @@ STAYS: dict[str, tuple[Write, str]] = {
         lambda g: g("slice", g("slice", g.input(9), axis=0, start=0, end=9, step=2), axis=0, start=1, end=3),
         "slice",
     ),
+    "gather by a grid with gaps": (
+        lambda g: g("gather", g.input(B * (S + 1), 2), rows_and_columns(g, S + 1), axis=0),
+        "gather",
+    ),
+    "gather by a grid beyond the end": (lambda g: g("gather", g.input(40), rows_and_columns(g, S), axis=0), "gather"),
     "gather beyond the range": (
         lambda g: g("gather", g.input(4, B), g.input(2, dtype=I64, low=0, high=4), axis=0),
         "gather",

@@ -85,7 +85,8 @@ from onnx import TensorProto, helper
 from planish.backends.onnx.providers import find_provider
 from planish.backends.onnx.session import open_session
 from planish.errors import PlanishError
-nodes = [helper.make_node("Tanh", ["x"], ["y"], name="act/Tanh_0"), helper.make_node("Unique", ["y"], ["z"], name="tail/Unique_1")]
+nodes = [helper.make_node("Tanh", ["x"], ["y"], name="act/Tanh_0"),
+         helper.make_node("Unique", ["y"], ["z"], name="tail/Unique_1")]
 graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [8])],
                           [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)])
 model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10).SerializeToString()

@@ -56,7 +56,7 @@ def test_what_is_no_target(text: str) -> None:
 
 @pytest.mark.usefixtures("toy")
 def test_a_plugin_backend() -> None:
-    assert backend_names() == ("cpu", "toy")
+    assert backend_names() == ("cpu", "onnx", "toy")
     assert find_target("toy") == Target("toy", "large")
     assert find_target("toy:small").capabilities().features == ("small",)
     assert isinstance(backend("toy"), Toy)

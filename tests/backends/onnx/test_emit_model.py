@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from graph_harness import Sketch
 from onnx_harness import Session, difference, section
@@ -21,6 +23,7 @@ from planish.compiler.deferred import Deferred
 from planish.compiler.dims import Dim, dim_max, dim_min, evaluate, floordiv, mod, symbol
 from planish.compiler.errors import LoweringError
 from planish.compiler.graph import Graph, Symbol
+from planish.compiler.interpret import interpret
 from planish.compiler.target import Target, find_target
 from planish.compiler.types import DType, TensorType
 
@@ -99,6 +102,19 @@ def test_large_constants_lie_beside_the_model() -> None:
     assert unit.description["weights_bytes"] == len(section(unit)) == 2048
     assert len(unit.model) < 2048
     assert not lower(small(rows=31), provider=CPU.level, opset=21).weights  # 992 bytes
+
+
+def test_model_and_weights_as_files(tmp_path: Path) -> None:
+    """As they lie in a folder: found by the checker and by a session, which read the weights beside the model."""
+    graph = small()
+    unit = lower(graph, provider=CPU.level, opset=21)
+    (tmp_path / "model.onnx").write_bytes(unit.model)
+    (tmp_path / "weights.bin").write_bytes(section(unit))
+    onnx.checker.check_model(str(tmp_path / "model.onnx"), full_check=True)
+    session = ort.InferenceSession(str(tmp_path / "model.onnx"), providers=[CPU.level])
+    x = np.random.default_rng(2).standard_normal((3, 8)).astype(np.float32)
+    (got,) = session.run(None, {"tokens": x})
+    assert np.allclose(got, interpret(graph, [x])[0], atol=1e-6)
 
 
 def test_a_constant_of_two_readers_is_kept_once() -> None:

@@ -148,22 +148,19 @@ def attention(
         offset = past_key.shape[2]
         k = at.emit("concat", past_key, k, axis=2)
         v = at.emit("concat", past_value, v, axis=2)
+    if mask is not None and mask.dtype is not DType.bool:
+        mask = at.cast(mask, q.dtype)
     shaped = None if mask is None else _shaped_mask(at, mask, k.shape[2])
     how = Scores(default_scale(q, scale), shaped, bool(is_causal), offset, softcap)
     wanted = [*at.results, False, False, False]
     products: Value | None = None
-    if wanted[3] or softmax_precision not in (0, 1, q_code(q)):
+    if wanted[3] or softmax_precision not in (0, 11 if q.dtype is DType.f64 else 1):  # what attention computes in
         precision = dtype_of(softmax_precision) if softmax_precision else None
         result, stages = attend_apart(at, q, k, v, how, precision)
         products = stages[qk_matmul_output_mode]
     else:
         result = attend(at, q, k, v, how)
     return [heads_joined(at, result) if flat else result, k, v, *([] if products is None else [products])]
-
-
-def q_code(q: Value) -> int:
-    """ONNX's number of an element type in which a softmax of ``q`` need not be written apart."""
-    return 11 if q.dtype is DType.f64 else 1
 
 
 def _shaped_mask(at: Importer, mask: Value, keys: Dim) -> Value:

@@ -140,6 +140,10 @@ class Operands:
     first: tuple[Value, ...]
 
 
+#: From the input's share of the gates and the states to the next states.
+Step = Callable[[Value, list[Value]], list[Value]]
+
+
 def unrolled(at: Importer, cell: Cell, way: int, given: Operands, reverse: bool) -> list[Value]:
     """Every h [length, batch, hidden], then the last states [batch, hidden].
 
@@ -153,12 +157,12 @@ def unrolled(at: Importer, cell: Cell, way: int, given: Operands, reverse: bool)
             f"a sequence {what}, in a cell other than the usual (LSTM of sigmoid and tanh, GRU with linear_before_reset, RNN of"
             f" tanh or relu; without clip and peepholes), which is written step by step up to {MAX_STEPS}"
         )
-    step: Callable[..., list[Value]] = {"lstm": _lstm, "gru": _gru, "rnn": _rnn}[cell.kind]
+    step = {"lstm": _lstm, "gru": _gru, "rnn": _rnn}[cell.kind](at, cell, way, given)
     shares = at.emit("linear", given.x, given.w, *([] if given.of_input is None else [given.of_input]))
     states, found = list(given.first), [given.first[0]] * length
     for t in range(length)[::-1] if reverse else range(length):
         share = at.reshape(at.slice(shares, 0, t, t + 1), shares.shape[1:])
-        after = step(at, cell, way, given, share, states)
+        after = step(share, states)
         outcome = after[0]
         if given.lengths is not None:
             inside = at.emit("gt", given.lengths, at.scalar(t, DType.i64))
@@ -184,44 +188,56 @@ def _blocks(at: Importer, value: Value, count: int, axis: int) -> list[Value]:
     return [at.slice(value, axis, i * each, (i + 1) * each) for i in range(count)]
 
 
-def _rnn(at: Importer, cell: Cell, way: int, given: Operands, share: Value, states: list[Value]) -> list[Value]:
-    total = at.emit("add", share, _product(at, states[0], given.r, given.of_state))
-    return [_through(at, cell, cell.of_way(way)[0], total)]
+def _rnn(at: Importer, cell: Cell, way: int, given: Operands) -> Step:
+    (f,) = cell.of_way(way)
+
+    def step(share: Value, states: list[Value]) -> list[Value]:
+        total = at.emit("add", share, _product(at, states[0], given.r, given.of_state))
+        return [_through(at, cell, f, total)]
+
+    return step
 
 
-def _gru(at: Importer, cell: Cell, way: int, given: Operands, share: Value, states: list[Value]) -> list[Value]:
+def _gru(at: Importer, cell: Cell, way: int, given: Operands) -> Step:
     f, g = cell.of_way(way)
-    (h,) = states
-    update, reset, new = _blocks(at, share, 3, 1)
     weights = _blocks(at, given.r, 3, 0)
     biases: list[Value | None] = [None] * 3 if given.of_state is None else [*_blocks(at, given.of_state, 3, 0)]
-    update = _through(at, cell, f, at.emit("add", update, _product(at, h, weights[0], biases[0])))
-    reset = _through(at, cell, f, at.emit("add", reset, _product(at, h, weights[1], biases[1])))
-    if cell.product_first:
-        part = at.emit("mul", reset, _product(at, h, weights[2], biases[2]))
-    else:
-        part = _product(at, at.emit("mul", reset, h), weights[2], biases[2])
-    new = _through(at, cell, g, at.emit("add", new, part))
-    kept = at.emit("mul", update, h)
-    return [at.emit("add", at.emit("mul", at.emit("sub", at.scalar(1.0, h.dtype), update), new), kept)]
+
+    def step(share: Value, states: list[Value]) -> list[Value]:
+        (h,) = states
+        update, reset, new = _blocks(at, share, 3, 1)
+        update = _through(at, cell, f, at.emit("add", update, _product(at, h, weights[0], biases[0])))
+        reset = _through(at, cell, f, at.emit("add", reset, _product(at, h, weights[1], biases[1])))
+        if cell.product_first:
+            part = at.emit("mul", reset, _product(at, h, weights[2], biases[2]))
+        else:
+            part = _product(at, at.emit("mul", reset, h), weights[2], biases[2])
+        new = _through(at, cell, g, at.emit("add", new, part))
+        kept = at.emit("mul", update, h)
+        return [at.emit("add", at.emit("mul", at.emit("sub", at.scalar(1.0, h.dtype), update), new), kept)]
+
+    return step
 
 
-def _lstm(at: Importer, cell: Cell, way: int, given: Operands, share: Value, states: list[Value]) -> list[Value]:
+def _lstm(at: Importer, cell: Cell, way: int, given: Operands) -> Step:
     f, g, last = cell.of_way(way)
-    h, c = states
-    total = at.emit("add", share, _product(at, h, given.r, given.of_state))
-    taken, out, forgotten, new = _blocks(at, total, 4, 1)
-    looks = [None] * 3 if given.peepholes is None else _blocks(at, given.peepholes, 3, 0)
+    looks: list[Value | None] = [None] * 3 if given.peepholes is None else [*_blocks(at, given.peepholes, 3, 0)]
 
-    def looking(gate: Value, weight: Value | None, at_cell: Value) -> Value:
-        return gate if weight is None else at.emit("add", gate, at.emit("mul", weight, at_cell))
+    def looking(gate: Value, weight: Value | None, c: Value) -> Value:
+        return gate if weight is None else at.emit("add", gate, at.emit("mul", weight, c))
 
-    taken = _through(at, cell, f, looking(taken, looks[0], c))
-    if cell.coupled:
-        forgotten = at.emit("sub", at.scalar(1.0, c.dtype), taken)
-    else:
-        forgotten = _through(at, cell, f, looking(forgotten, looks[2], c))
-    new = _through(at, cell, g, new)
-    c = at.emit("add", at.emit("mul", forgotten, c), at.emit("mul", taken, new))
-    out = _through(at, cell, f, looking(out, looks[1], c))
-    return [at.emit("mul", out, last(at, c)), c]
+    def step(share: Value, states: list[Value]) -> list[Value]:
+        h, c = states
+        total = at.emit("add", share, _product(at, h, given.r, given.of_state))
+        taken, out, forgotten, new = _blocks(at, total, 4, 1)
+        taken = _through(at, cell, f, looking(taken, looks[0], c))
+        if cell.coupled:
+            forgotten = at.emit("sub", at.scalar(1.0, c.dtype), taken)
+        else:
+            forgotten = _through(at, cell, f, looking(forgotten, looks[2], c))
+        new = _through(at, cell, g, new)
+        c = at.emit("add", at.emit("mul", forgotten, c), at.emit("mul", taken, new))
+        out = _through(at, cell, f, looking(out, looks[1], c))
+        return [at.emit("mul", out, last(at, c)), c]
+
+    return step

@@ -79,12 +79,14 @@ def _operand(graph: Graph, before: Node, value: Value | None) -> Operand | None:
 
 
 def _wide_constant(graph: Graph, before: Node, value: Value, array: np.ndarray) -> Operand | None:
-    """A constant of u8 less its zero point, which was subtracted already."""
-    low = int(array.min())
-    if int(array.max()) - low > 255 or low > 0:
-        return None
-    q = graph.add_constant((array - low).astype(np.uint8), _stem(value), before=before)
-    return q, graph.add_constant(np.array(-low, np.uint8), f"{_stem(value)}.zero", before=before)
+    """A constant of u8 less its zero points, which were subtracted already: one, or one for each place along the last axis."""
+    for axes in (None, tuple(range(array.ndim - 1))):
+        low = np.minimum(array.min(axis=axes), 0)
+        lifted = array - low
+        if lifted.max() <= 255 and low.min() >= -255:
+            q = graph.add_constant(lifted.astype(np.uint8), _stem(value), before=before)
+            return q, graph.add_constant(np.asarray(-low, np.uint8), f"{_stem(value)}.zero", before=before)
+    return None
 
 
 def _stem(value: Value) -> str:

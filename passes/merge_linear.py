@@ -10,6 +10,7 @@ import numpy as np
 
 from ..compiler.graph import Graph, Node, Value
 from ..compiler.pass_protocol import PassContext, PassResult
+from ..compiler.types import DType
 from .canonicalize import hoist_constants
 from .fusion import VIEWS
 from .precision import choice_of
@@ -18,6 +19,27 @@ from .precision import choice_of
 def _only_viewed(graph: Graph, value: Value) -> bool:
     """Whether ``value`` is only ever read through views, so that no epilogue is lost when its linear grows wider."""
     return bool(value.users) and value not in graph.outputs and all(u.op in VIEWS for u in value.users)
+
+
+def _weight(graph: Graph, node: Node) -> list[Value]:
+    """The constants that the weight of a linear is made of: itself, or int8 ``[out, in]`` and one scale for each output; none for
+    any other."""
+    weight = node.inputs[1]
+    assert weight is not None
+    if graph.array(weight) is not None:
+        return [weight]
+    made = weight.node
+    if made is None or made.op != "dequantize" or len(made.operands) != 2:
+        return []
+    q, scale = made.operands
+    fits = q.dtype is DType.i8 and scale.shape == (q.shape[0], 1)
+    return [q, scale] if fits and graph.array(q) is not None and graph.array(scale) is not None else []
+
+
+def _outputs(weight: list[Value]) -> int:
+    count = weight[0].shape[0]
+    assert isinstance(count, int)
+    return count
 
 
 @dataclass(frozen=True)
@@ -52,7 +74,8 @@ class MergeLinear:
                 f"{names} stay apart: the plan gives them different {what} ({', '.join(precisions)})", kind="miss"
             )
             return False
-        if any(graph.array(n.inputs[1]) is None for n in linears) or len({n.attrs["out_dtype"] for n in linears}) > 1:
+        kinds = {(len(_weight(graph, n)), n.attrs["out_dtype"]) for n in linears}
+        if len(kinds) > 1 or not all(_weight(graph, n) for n in linears):
             context.note(f"{names} stay apart: a weight is not constant", kind="miss")
             return False
         biases = [n.inputs[2] if len(n.inputs) > 2 else None for n in linears]
@@ -67,19 +90,26 @@ class MergeLinear:
     def _merge(self, graph: Graph, linears: list[Node]) -> None:
         order = {n: i for i, n in enumerate(graph.nodes)}
         first = min(linears, key=order.__getitem__)
-        weights = [graph.array(n.inputs[1]) for n in linears]
-        dtype = linears[0].inputs[1].dtype  # type: ignore[union-attr]
+        weights = [_weight(graph, n) for n in linears]
         name = "+".join(n.name.rsplit(".", 1)[-1] for n in linears)
         stem = first.name.rsplit(".", 1)[0] if "." in first.name else ""
         path = f"{stem}.{name}" if stem else name
-        weight = graph.add_constant(np.concatenate(weights), f"{path}.weight", dtype, before=first)  # type: ignore[arg-type]
+        joined_weight = [
+            graph.add_constant(
+                np.concatenate([graph.array(v) for v in parts]), f"{path}.{what}", parts[0].dtype, before=first
+            )  # type: ignore[misc]
+            for what, parts in zip(("weight", "scale"), zip(*weights, strict=True), strict=False)
+        ]
+        weight = joined_weight[0]
+        if len(joined_weight) > 1:
+            weight = graph.insert("dequantize", joined_weight, before=first, name=path).output
         bias: Value | None = None
         if any(len(n.inputs) > 2 and n.inputs[2] is not None for n in linears):
             kind = next(n.inputs[2].dtype for n in linears if len(n.inputs) > 2 and n.inputs[2] is not None)
             parts = []
             for n, w in zip(linears, weights, strict=True):
                 held = graph.array(n.inputs[2]) if len(n.inputs) > 2 else None
-                parts.append(np.zeros(w.shape[0], kind.numpy) if held is None else held)  # type: ignore[union-attr]
+                parts.append(np.zeros(_outputs(w), kind.numpy) if held is None else held)
             bias = graph.add_constant(np.concatenate(parts), f"{path}.bias", kind, before=first)
         sources = tuple(dict.fromkeys(s for n in linears for s in n.sources))
         joined = graph.insert(
@@ -88,7 +118,7 @@ class MergeLinear:
         )  # fmt: skip
         start = 0
         for n, w in zip(linears, weights, strict=True):
-            width = w.shape[0]  # type: ignore[union-attr]
+            width = _outputs(w)
             part = graph.insert(
                 "slice", [joined.output], {"axis": joined.output.type.rank - 1, "start": start, "end": start + width},
                 before=first, name=n.name, location=n.location, sources=n.sources,

@@ -8,6 +8,7 @@ such a computation is one line here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -76,12 +77,6 @@ def _each(function: Callable[..., Any], *operands: Content) -> Content:
     return result
 
 
-def _truncated(a: Dim, b: Dim) -> Dim:
-    if isinstance(a, int) and isinstance(b, int):
-        return abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
-    return dims.floordiv(a, b)  # sizes are not negative
-
-
 def _arithmetic(name: str, function: Callable[[Any, Any], Any]) -> None:
     _COMPUTE[name] = lambda bounds, a, b: _each(function, a, b)
 
@@ -90,21 +85,55 @@ for _name, _function in {
     "Add": lambda a, b: a + b,
     "Sub": lambda a, b: a - b,
     "Mul": lambda a, b: a * b,
-    "Div": _truncated,
     "And": lambda a, b: bool(a) and bool(b),
     "Or": lambda a, b: bool(a) or bool(b),
 }.items():
     _arithmetic(_name, _function)
 
 
+@_content("Div")
+def _div(bounds: Mapping[str, Bounds], a: Content, b: Content) -> Content:
+    return _each(lambda x, y: truncated(x, y, bounds), a, b)
+
+
+def truncated(a: Dim, b: Dim, bounds: Mapping[str, Bounds]) -> Dim:
+    """``a / b`` towards zero, as ONNX divides integers.
+
+    Raises:
+        ValueError: a sign depends on the sizes.
+        ZeroDivisionError: by zero.
+    """
+    if isinstance(a, int) and isinstance(b, int):
+        return abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
+    exact = dims.divide_exactly(a, b)
+    if exact is not None:
+        return exact
+    low, high = dims.bounds(b, bounds)
+    if high < 0:
+        a, b, low = -a, -b, -high
+    if low <= 0:
+        raise _Undecided(f"the sign of {b}")
+    low, high = dims.bounds(a, bounds)
+    if low < 0 < high:
+        raise _Undecided(f"the sign of {a}")
+    return dims.floordiv(a, b) if low >= 0 else -dims.floordiv(-a, b)
+
+
 @_content("Mod")
-def _mod(bounds: Any, a: Content, b: Content, *, fmod: int = 0) -> Content | None:
-    return None if fmod else _each(lambda x, y: dims.mod(x, y), a, b)
+def _mod(bounds: Mapping[str, Bounds], a: Content, b: Content, *, fmod: int = 0) -> Content | None:
+    if fmod or any(isinstance(d, Expr) and dims.bounds(d, bounds)[0] <= 0 for d in b.flat):
+        return None
+    return _each(lambda x, y: x % y if isinstance(x, int) and isinstance(y, int) else dims.mod(x, y), a, b)
 
 
 @_content("Neg")
 def _neg(bounds: Any, a: Content) -> Content:
     return _each(lambda x: -x, a)
+
+
+@_content("Abs")
+def _abs(bounds: Mapping[str, Bounds], a: Content) -> Content:
+    return _each(lambda x: abs(x) if isinstance(x, int) else dims.dim_max(x, -x), a)
 
 
 @_content("Not")
@@ -278,17 +307,24 @@ def _range(bounds: Any, start: Content, limit: Content, delta: Content) -> Conte
     return of_dims(list(range(*ends))) if all(isinstance(e, int) for e in ends) else None
 
 
-@_content("ReduceProd")
-def _prod(bounds: Any, a: Content, axes: Any = None, *, keepdims: int = 1, **attributes: Any) -> Content | None:
-    places = attributes.get("axes") if axes is None else axes
-    if (
-        a.ndim != 1
-        or (places is not None and _ints(places) not in ([0], [-1]))
-        or attributes.get("noop_with_empty_axes")
-    ):
-        return None
-    total = dims.product(a.tolist())
-    return of_dims([total]) if keepdims else np.array(total, object)
+def _reduction(name: str, function: Callable[[Sequence[Dim]], Dim]) -> None:
+    def reduced(
+        bounds: Any, a: Content, axes: Any = None, /, *, keepdims: int = 1, noop_with_empty_axes: int = 0, **attributes: Any
+    ) -> Content | None:  # fmt: skip
+        places = attributes.get("axes") if axes is None else axes
+        named = [] if places is None else _ints(places)
+        if a.ndim != 1 or named not in ([], [0], [-1]) or (noop_with_empty_axes and not named) or not a.size:
+            return None
+        total = function(a.tolist())
+        return of_dims([total]) if keepdims else np.array(total, object)
+
+    _COMPUTE[name] = reduced
+
+
+_reduction("ReduceProd", dims.product)
+_reduction("ReduceSum", lambda sizes: sum(sizes, start=0))
+_reduction("ReduceMax", lambda sizes: reduce(dims.dim_max, sizes))
+_reduction("ReduceMin", lambda sizes: reduce(dims.dim_min, sizes))
 
 
 @_content("ScatterND")

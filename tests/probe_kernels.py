@@ -39,7 +39,7 @@ def _inputs(op: str, kind: int) -> list[tuple[int, list[int]]]:
         return [(TensorProto.BOOL, [2, 4]), (kind, [2, 4]), (kind, [2, 4])]
     if op == "Range":
         return [(kind, [])] * 3
-    if op in ("MaxPool", "AveragePool"):
+    if op in ("MaxPool", "AveragePool", "GlobalAveragePool"):
         return [(kind, [1, 2, 5, 5])]
     if op == "Col2Im":
         return [(kind, [1, 4, 9])]

@@ -31,7 +31,7 @@ KERNELS: dict[str, frozenset[DType]] = {
                          "RMSNormalization", "BatchNormalization", "Gemm"), "f64 f32"),
         **dict.fromkeys(("Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh", "Erf", "Softplus", "Elu",
                          "LeakyRelu", "HardSwish", "HardSigmoid", "Mish", "Gelu", "PRelu", "InstanceNormalization", "Conv",
-                         "ConvTranspose", "AveragePool", "Col2Im"), "f32"),
+                         "ConvTranspose", "AveragePool", "GlobalAveragePool", "Col2Im"), "f32"),
         **dict.fromkeys(("BitwiseNot", "BitwiseAnd", "BitwiseOr", "BitwiseXor"), "i64 i32 i16 i8 u8"),
         **dict.fromkeys(("Pow", "MatMul", "ReduceSum", "ReduceMean", "ReduceProd", "CumSum", "Einsum"), "f64 f32 i64 i32"),
         **dict.fromkeys(("Max", "Min", "Clip"), "f64 f32 i64 i32 i8 u8"),

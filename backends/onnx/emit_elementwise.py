@@ -53,7 +53,7 @@ def _sign(at: Emitter, node: Node) -> str:
     x, dtype = only_input(at, node)
     if dtype is DType.bool:
         return x
-    if not dtype.is_float:
+    if not dtype.is_float or not at.mends:
         return at.compute("Sign", [x], dtype)
     c = Calculation(at, at.wide(dtype))  # the operator gives NaN for NaN
     wide = at.cast(x, c.dtype)

@@ -159,7 +159,7 @@ def _sort(at: Emitter, node: Node) -> tuple[str, str]:
 def _sort_key(at: Emitter, x: str, dtype: DType) -> tuple[str, DType | None]:
     """Numbers in the order of ``x`` and their type, wide enough that infinity and NaN find a place among finite ones; None
     as the type where no type is."""
-    if not dtype.is_float:
+    if not dtype.is_float or not at.mends:
         return x, at.work(dtype, "TopK")
     if dtype is DType.f64:
         return x, None
@@ -265,7 +265,7 @@ def scatter_elements(at: Emitter, x: str, ids: str, source: str, axis: int, redu
     work = at.wide(dtype)
     x, source = at.cast(x, work), at.cast(source, work)
     done = at.op("ScatterElements", [x, ids, source], axis=axis, reduction=_REDUCTION[reduction], dtype=work)
-    if work.is_float and reduction in ("max", "min"):
+    if work.is_float and reduction in ("max", "min") and at.mends:
         c = Calculation(at, work)
         flags = [at.cast(c("IsNaN", n), DType.i32) for n in (x, source)]
         lost = at.op("ScatterElements", [flags[0], ids, flags[1]], axis=axis, reduction="max", dtype=DType.i32)

@@ -1,6 +1,6 @@
 """Emitters of reductions, arg max and softmax.
 
-ONNX Runtime's maximum over an axis loses NaN for some shapes and keeps it for others; it is put back here.
+The maximum over an axis of ONNX Runtime's CPU provider loses NaN for some shapes and keeps it for others; it is put back.
 """
 
 from __future__ import annotations
@@ -53,6 +53,10 @@ def _mean(at: Emitter, node: Node) -> str:
         return x
     count = product(node.operands[0].shape[a] for a in axes)
     if bounds(count, at.graph.bounds)[0] > 0:
+        if axes == [2, 3] and node.operands[0].type.rank == 4 and at.work(dtype, "GlobalAveragePool") is dtype:
+            # what stands behind convolutions, and is fused and quantised with them
+            pooled = at.op("GlobalAveragePool", [x], dtype=dtype)
+            return pooled if keep else at.op("Flatten", [pooled], axis=1, dtype=dtype)
         return reduce(at, "ReduceMean", x, dtype, axes, keep)
     c = Calculation(at, at.wide(dtype))  # the mean of nothing is NaN
     total = reduce(at, "ReduceSum", at.cast(x, c.dtype), c.dtype, axes, keep)
@@ -72,7 +76,7 @@ def _extreme(at: Emitter, node: Node) -> str:
 
 def extreme(at: Emitter, op: str, x: str, dtype: DType, axes: Sequence[int], keep: bool) -> str:
     """ReduceMax or ReduceMin, in which NaN wins."""
-    if not dtype.is_float:
+    if not dtype.is_float or not at.mends:
         return reduce(at, op, x, dtype, axes, keep)
     c = Calculation(at, at.wide(dtype))
     x = at.cast(x, c.dtype)
@@ -104,7 +108,7 @@ def _arg(at: Emitter, node: Node) -> str:
     if not rank:
         return at.scalar(0, DType.i64)
     axis, keep = axis_of(node.attrs["axis"], rank), int(node.attrs["keepdim"])
-    if not dtype.is_float:
+    if not dtype.is_float or not at.mends:
         return at.compute(op, [x], dtype, result=DType.i64, axis=axis, keepdims=keep)
     c = Calculation(at, at.wide(dtype))
     x = at.cast(x, c.dtype)

@@ -285,6 +285,8 @@ def _mish(c: Calculation, x: str) -> str:
 
 @_function("hardsigmoid")
 def _hardsigmoid(c: Calculation, x: str) -> str:
+    if _native(c, "HardSigmoid"):
+        return c("HardSigmoid", x, alpha=1 / 6, beta=0.5)
     return c("Div", c("Min", c("Max", c("Add", x, 3.0), 0.0), 6.0), 6.0)
 
 

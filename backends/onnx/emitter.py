@@ -73,6 +73,8 @@ class Emitter:
         half: the provider computes in f16 natively; else f16 is computed in f32 and rounded.
 
     Attributes:
+        mends: NaN is put back where ONNX Runtime's own kernels are known to lose it; another provider's operators stand as
+            they are, since what mends them might not run there.
         sizes: sizes known at run time only, as tensors.
         notes: sentences for the report, appended by emitters.
     """
@@ -85,6 +87,7 @@ class Emitter:
         self.opset = opset
         self.provider = provider
         self.half = half
+        self.mends = provider == "CPUExecutionProvider"
         self.notes: list[str] = []
         self.domains: set[str] = set()
         self.sizes = Sizes(self)

@@ -247,6 +247,24 @@ def test_the_text_of_a_unit_can_be_read() -> None:
     assert "Tanh" in text and "encoder.scale" in text
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_the_mean_over_space_is_a_pool(keep: bool) -> None:
+    sketch = Sketch()
+    sketch.output(sketch("reduce_mean", sketch.input(B, 4, 5, 6), axes=(-1, 2), keepdim=keep))
+    session = Session(sketch.graph)
+    assert session.model.graph.node[0].op_type == "GlobalAveragePool"
+    assert difference(session, sketch, {"b": 3, "s": 1}) is None
+
+
+def test_other_providers_get_their_own_operators() -> None:
+    """What puts NaN back might not run there."""
+    sketch = Sketch()
+    x = sketch.input(4, 5)
+    sketch.output(sketch("reduce_max", x, axes=(1,)), sketch("argmax", x, axis=1))
+    kinds = [n.op_type for n in Session(sketch.graph, provider="QNNExecutionProvider").model.graph.node]
+    assert kinds == ["ReduceMax", "ArgMax"]
+
+
 @pytest.mark.parametrize("size", [{"b": 0, "s": 3}, {"b": 2, "s": 0}])
 def test_empty_tensors(size: dict[str, int]) -> None:
     """Kernels that divide by, or walk along, an axis without elements."""

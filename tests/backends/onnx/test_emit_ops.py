@@ -54,7 +54,9 @@ def test_samples_in_other_types(name: str) -> None:
         assert why is None, f"{labels} {why}"
 
 
-@pytest.mark.parametrize("name", [n for n in WIDER if "f16" in n])
+@pytest.mark.parametrize(
+    "name", [n for n in WIDER if "f16" in n and "topk" not in n]
+)  # where NaN stands is the provider's
 def test_f16_without_casts(name: str) -> None:
     """As providers get it that compute in f16 (the CPU's puts casts of its own around every op)."""
     sketch, labels, slack = WIDER[name]

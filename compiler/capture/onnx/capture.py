@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, ValueInfoProto
+from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from ... import dims as dims_of
 from ...dims import Dim
@@ -26,6 +26,7 @@ from . import (  # noqa: F401  (they register their handlers)
     elementwise,
     indexing,
     joining,
+    machine_learning,
     microsoft,
     microsoft_attention,
     microsoft_quantized,
@@ -43,8 +44,10 @@ from . import (  # noqa: F401  (they register their handlers)
     signals,
     windows,
 )
+from .failing import NotFixed, all_failures
 from .importing import Failure, Importer
 from .inputs import checked_examples, example_inputs, in_words, usual_sizes
+from .narrowing import caps
 from .reading import OnnxModel, read_model, source_digest
 from .types import dtype_of, plain
 
@@ -80,25 +83,33 @@ def capture_onnx(
         model = read_model(source)
     reader = _Reader(model, dims or {}, fixed or {})
     with phase("lower into IR"):
-        reader.run()
+        failures = reader.run()
+        while failures and (caps := reader.caps()):
+            narrowed = _Reader(model, dims or {}, fixed or {}, {**reader.bounded, **caps})
+            again = narrowed.run()
+            if len(again) >= len(failures):
+                break
+            reader, failures = narrowed, again
+    if failures:
+        raise all_failures(failures)
     return reader.captured(examples, seed)
 
 
-class NotFixed(CaptureError):
-    """Inputs of the model decide shapes.
+class _Reader:
+    """One walk over a model.
 
-    Attributes:
-        fixes: their names; with all of them in ``fixed`` the model is read further.
+    Args:
+        model: the model.
+        wishes, fixed: see :func:`capture_onnx`.
+        bounded: the greatest size of symbols that nobody bounds.
     """
 
-    def __init__(self, message: str, hint: str | None, fixes: Sequence[str]) -> None:
-        super().__init__(message, hint)
-        self.fixes = tuple(fixes)
-
-
-class _Reader:
-    def __init__(self, model: OnnxModel, wishes: Mapping[str, DimWish], fixed: Mapping[str, Any]) -> None:
+    def __init__(
+        self, model: OnnxModel, wishes: Mapping[str, DimWish], fixed: Mapping[str, Any],
+        bounded: Mapping[str, int] | None = None,
+    ) -> None:  # fmt: skip
         self.model = model
+        self.bounded = dict(bounded or {})
         proto = model.proto
         self.graph = Graph(identifier(proto.graph.name or "main"))
         local = {(f.domain, f.name): f for f in proto.functions}
@@ -110,11 +121,12 @@ class _Reader:
         self.notes: list[str] = []
         self._wishes, self._fixed = dict(wishes), dict(fixed)
         self._names: dict[str, str] = {}
+        self._assumed: set[str] = set()
         self._alone = {d.dim_param for i in proto.graph.input for d in i.type.tensor_type.shape.dim}
         self.scope: dict[str, Any] = {}
 
-    def run(self) -> None:
-        """Walk the model."""
+    def run(self) -> list[Failure]:
+        """Walk the model; returns what could not be read."""
         graph = self.model.proto.graph
         stored = {t.name for t in graph.initializer}
         own = [i for i in graph.input if i.name not in stored]  # before IR version 4 weights were inputs too
@@ -124,12 +136,17 @@ class _Reader:
         self._check_wishes()
         for tensor in graph.initializer:
             array, dtype = self.model.array(tensor)
-            self.scope[tensor.name] = self.importer.constant(array, dtype, tensor.name)
+            value = self.scope[tensor.name] = self.importer.constant(array, dtype, tensor.name)
+            if tensor.data_type == TensorProto.UINT4:
+                self.importer.unsigned4.add(value)
         for sparse in graph.sparse_initializer:
             raise CaptureError(f"the sparse tensor {sparse.values.name!r} is not supported", "store it densely")
         self.importer.walk(graph.node, self.scope)
-        if self.importer.failures:
-            raise _all_failures(self.importer.failures)
+        return self.importer.failures
+
+    def caps(self) -> dict[str, int]:
+        """The greatest sizes of symbols that nobody bounds, where tables of the model end (:func:`caps`)."""
+        return caps(self.graph, self._assumed)
 
     def _check_names(self, names: Sequence[str]) -> None:
         for name in self._fixed:
@@ -216,8 +233,13 @@ class _Reader:
         name = self._names.setdefault(given, self._unique(identifier(given)))
         if name not in self.graph.symbols:
             lower, upper = (1, DEFAULT_UPPER) if wish is None else (int(wish[0]), int(wish[1]))
-            if wish is None:
+            if name in self.bounded:
+                upper = self.bounded[name]
+                self.notes.append(f"the dimension {name!r} is at most {upper}: a table of the model ends there")
+            elif wish is None:
                 self.notes.append(f"the dimension {name!r} has no upper bound; {upper} is assumed")
+            if wish is None:
+                self._assumed.add(name)
             self.graph.symbols[name] = Symbol(name, lower, upper)
         return dims_of.symbol(name)
 
@@ -287,30 +309,6 @@ class _Reader:
             return source
         parts = [f"{name}={np.asarray(array).tolist()}" for name, array in sorted(self._fixed.items())]
         return hashlib.sha256(" ".join([source, wishes_in_words(self._wishes), *parts]).encode()).hexdigest()
-
-
-def _all_failures(failures: Sequence[Failure]) -> CaptureError:
-    places: dict[tuple[str, str], list[str]] = {}
-    for f in failures:
-        places.setdefault((f.op, f.why), []).append(f.node)
-    parts = []
-    for (op, why), nodes in places.items():
-        more = f" and {len(nodes) - 3} more" if len(nodes) > 4 else ""
-        shown = ", ".join(nodes[:3] if more else nodes) + more
-        parts.append(f"{op}{f' ({why})' if why else ''} at {shown}")
-    count = "an operator" if len(parts) == 1 else f"{len(parts)} operators"
-    fixes = sorted({name for f in failures for name in f.fixes})
-    sizes = sorted({name for f in failures for name in f.sizes})
-    message = f"the model uses {count} that cannot be read: " + "; ".join(parts)
-    if fixes:
-        hint = f"the model's input {fixes[0]!r} decides a shape: fix it, for example with --fix {fixes[0]}=..."
-        return NotFixed(message, hint, fixes)
-    if sizes:
-        return CaptureError(message, f"fix the size that varies, for example with --dim {sizes[0]}=...")
-    unknown = next((f.op for f in failures if not f.why and "::" in f.op), None)
-    if unknown is not None:
-        return CaptureError(message, f"say what it computes: planish.register_op({unknown!r}, ...), see docs/onnx.md")
-    return CaptureError(message)
 
 
 __all__ = ["DimWish", "ModelProto", "NotFixed", "capture_onnx"]

@@ -1,6 +1,7 @@
 """Resize and Upsample.
 
-Resampling works along one axis after the other. Where the sizes are known, what it does is known too: nearest neighbours are a
+Resampling works along one axis after the other. At a whole scale nearest neighbours repeat each element, and a linear one mixes
+the tensor with itself moved by one. Else, where the sizes are known, what it does is known too: nearest neighbours are a
 ``gather`` at constant places, all else a product with a constant matrix. Along an axis whose size varies the places are computed
 at run time, and the few neighbours of each are gathered and summed.
 """
@@ -20,9 +21,13 @@ from ...types import DType, float_to_bf16
 from ..unsupported import Unsupported
 from .importing import Importer
 from .registry import op
-from .resampling_varying import along_varying
+from .resampling_varying import along_varying, in_phases
 from .resampling_weights import Axis, Resampling, beyond, nearest, weights
 
+#: Coordinates in which a whole scale puts the new elements at the same places between the old ones.
+_IN_PHASES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "asymmetric")
+#: At larger scales a product with a matrix, or looking neighbours up, needs fewer nodes.
+MAX_PHASES = 16
 _MODES = ("nearest", "linear", "cubic")
 
 
@@ -134,6 +139,9 @@ def _along(at: Importer, x: Value, axis: int, how: Resampling, sizes: Axis) -> V
         if not sizes.size and sizes.count:
             raise Unsupported("an axis of no elements cannot grow")
         return at.emit("full", value=0, shape=(*x.shape[:axis], 0, *x.shape[axis + 1 :]), dtype=x.dtype)
+    times = sizes.count // sizes.size
+    if _in_phases(how, times) and sizes.scale == times and sizes.count == sizes.size * times:
+        return in_phases(at, x, axis, how, times)
     if how.mode == "nearest":
         ids = at.constant(nearest(how, sizes), DType.i64, "resize")
         x = at.emit("gather", x, ids, axis=axis)
@@ -172,11 +180,18 @@ def _along_any(at: Importer, x: Value, axis: int, how: Resampling, count: Dim, s
         apart = at.reshape(x, (*x.shape[: axis + 1], 1, *x.shape[axis + 1 :]))
         wide = at.expand(apart, (*x.shape[: axis + 1], times, *x.shape[axis + 1 :]))
         return at.reshape(wide, (*x.shape[:axis], size * times, *x.shape[axis + 1 :]))
+    if times is not None and _in_phases(how, times):
+        return in_phases(at, x, axis, how, times)
     if how.antialias:
         raise Unsupported("resampling with antialias along an axis whose size varies is not supported")
     if how.coordinates == "half_pixel_symmetric" and scale is None:
         how = replace(how, coordinates="half_pixel")  # they differ where the size was rounded
     return along_varying(at, x, axis, how, count, scale)
+
+
+def _in_phases(how: Resampling, times: int) -> bool:
+    """Whether a linear resampling at a whole scale is done phase by phase."""
+    return how.mode == "linear" and how.coordinates in _IN_PHASES and 1 < times <= MAX_PHASES
 
 
 def _repeats(how: Resampling) -> bool:

@@ -51,6 +51,30 @@ def _places(at: Importer, how: Resampling, size: Dim, count: Dim, scale: float |
     return at.emit("where", several, found, at.scalar(0.0, f32))
 
 
+def in_phases(at: Importer, x: Value, axis: int, how: Resampling, times: int) -> Value:
+    """``x`` with ``times`` elements for each along ``axis``, linear between neighbours.
+
+    Each of the ``times`` elements lies at the same distance of its own for all: neighbours are the tensor moved by one, and
+    nothing is looked up.
+    """
+    size = x.shape[axis]
+    first, last = at.slice(x, axis, 0, 1), at.slice(x, axis, size - 1, size)
+    before = at.emit("concat", first, at.slice(x, axis, 0, size - 1), axis=axis)
+    behind = at.emit("concat", at.slice(x, axis, 1, size), last, axis=axis)
+    start = 0.0 if how.coordinates == "asymmetric" else 0.5 / times - 0.5
+    parts = []
+    for phase in range(times):
+        away = phase / times + start
+        part = x
+        if away:
+            share, other = at.scalar(abs(away), x.dtype), before if away < 0 else behind
+            own = at.emit("mul", x, at.scalar(1.0 - abs(away), x.dtype))
+            part = at.emit("add", own, at.emit("mul", other, share))
+        parts.append(at.reshape(part, (*x.shape[: axis + 1], 1, *x.shape[axis + 1 :])))
+    whole = at.emit("concat", *parts, axis=axis + 1)
+    return at.reshape(whole, (*x.shape[:axis], size * times, *x.shape[axis + 1 :]))
+
+
 def along_varying(at: Importer, x: Value, axis: int, how: Resampling, count: Dim, scale: float | None) -> Value:
     """``x`` resampled to ``count`` elements along ``axis``.
 

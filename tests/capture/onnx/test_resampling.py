@@ -139,6 +139,17 @@ def test_whole_scales_repeat() -> None:
         assert set(ops_of(graph)) == {"reshape", "expand"}
 
 
+@pytest.mark.parametrize("sizes", [("h", "w"), (5, 1)], ids=str)
+@pytest.mark.parametrize("coordinates", COORDINATES[:3])
+def test_whole_scales_mix_neighbours(coordinates: str, sizes: tuple[Any, ...]) -> None:
+    """Linear at a whole scale looks nothing up, and multiplies with no matrix; along an axis of one element it repeats it."""
+    graph = against_runtime(
+        "Resize", Fed(("n", 3, *sizes)), None, f32(1, 1, 2, 3), sizes=[*PLANE, {"n": 1, "h": 1, "w": 2}], mode="linear",
+        coordinate_transformation_mode=coordinates,
+    )  # fmt: skip
+    assert not {"gather", "linear", "matmul"} & set(ops_of(graph))
+
+
 @pytest.mark.parametrize("exclude", [0, 1])
 @pytest.mark.parametrize("coordinates", COORDINATES)
 @pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])

@@ -25,6 +25,8 @@ class Form:
         probe: the model of the form alone, with activations of an element type (``f32``, ``f16``, ``bf16``).
         baseline: name of the float form that it is timed against; its own where it is one.
         dtypes: element types of activations that it exists in.
+        reference: the model that says what numbers are right, where the probe itself, run node by node on the CPU, would not: a
+            kernel that saturates would be compared with itself.
         rounds: it computes with integers, so its numbers are those of the float form only nearly.
     """
 
@@ -34,6 +36,7 @@ class Form:
     baseline: str
     dtypes: tuple[str, ...] = ("f32",)
     rounds: bool = False
+    reference: Probe | None = None
 
 
 #: Every form by its name, in the order of the tables.
@@ -43,8 +46,8 @@ _EVERY_FLOAT = ("f32", "f16", "bf16")
 
 
 def form(
-    name: str, doc: str, *, baseline: str = "", floats: bool = False, rounds: bool = False
-) -> Callable[[Probe], Probe]:
+    name: str, doc: str, *, baseline: str = "", floats: bool = False, rounds: bool = False, reference: Probe | None = None
+) -> Callable[[Probe], Probe]:  # fmt: skip
     """Register a form under the function that makes its probe.
 
     Args:
@@ -57,7 +60,8 @@ def form(
     def add(probe: Probe) -> Probe:
         if name in FORMS:
             raise ValueError(f"two forms are called {name!r}")
-        FORMS[name] = Form(name, doc, probe, baseline or name, _EVERY_FLOAT if floats else ("f32",), rounds)
+        dtypes = _EVERY_FLOAT if floats else ("f32",)
+        FORMS[name] = Form(name, doc, probe, baseline or name, dtypes, rounds, reference)
         return probe
 
     return add

@@ -45,53 +45,70 @@ def conv(dtype: str) -> ModelProto:
     return g.model(g("Conv", x, w, g.floats(CHANNELS), pads=[1] * 4, kernel_shape=[TAPS] * 2), 4)
 
 
-# -- integers with scales found at run time ---------------------------------------------------------------------------------
+# -- integers with scales ---------------------------------------------------------------------------------------------------
+def _extremes(g: ProbeGraph, signed: bool, *shape: int) -> tuple[str, type[np.integer]]:
+    """Weights at the ends of their range alone: where a kernel adds pairs of products in 16 bits, their sums saturate."""
+    kind = np.int8 if signed else np.uint8
+    return g.choice(*shape, of=(-127, 127) if signed else (1, 255), dtype=kind), kind
+
+
 def _weights(g: ProbeGraph, signed: bool) -> tuple[str, str, str]:
-    """Integers ``[K, N]`` over the whole range, their scales and zero points, one for each column."""
-    low, kind = (-127, np.int8) if signed else (1, np.uint8)
-    w = g.integers(K, N, low=low, high=low + 254, dtype=kind)
-    zero = g.array(np.full(N, 0 if signed else 128, kind))
-    return w, g.positive(N, scale=0.01 * K**-0.5, kind=TensorProto.FLOAT), zero
+    """Integers ``[K, N]``, their scales and zero points, one for each column."""
+    w, kind = _extremes(g, signed, K, N)
+    return w, g.positive(N, scale=0.01 * K**-0.5), g.array(np.full(N, 0 if signed else 128, kind))
 
 
-def _dynamic(dtype: str, signed: bool) -> ModelProto:
+def _range(g: ProbeGraph, x: str, dynamic: bool) -> tuple[str, str, str]:
+    """``x`` as uint8, its scale and zero point."""
+    if dynamic:
+        q, scale, zero = g("DynamicQuantizeLinear", x, outputs=3)
+        return q, scale, zero
+    scale, zero = g.array(np.float32(0.03)), g.array(np.uint8(128))
+    return g("QuantizeLinear", x, scale, zero), scale, zero
+
+
+def _integers(dtype: str, dynamic: bool, signed: bool, exact: bool) -> ModelProto:
+    """MatMulIntegerToFloat; ``exact``: on what the integers stand for, which no kernel can get wrong."""
     g, x = _start(dtype)
-    q, scale, zero = g("DynamicQuantizeLinear", x, outputs=3)
+    q, scale, zero = _range(g, x, dynamic)
     w, steps, w_zero = _weights(g, signed)
-    return g.model(
-        g("MatMulIntegerToFloat", q, w, scale, steps, zero, None if signed else w_zero, g.floats(N), domain=MICROSOFT),
-        3,
-    )
+    bias = g.floats(N)
+    if exact:
+        back = g("MatMul", g("DequantizeLinear", q, scale, zero), g("DequantizeLinear", w, steps, w_zero, axis=1))
+        return g.model(g("Add", back, bias), 3)
+    inputs = (q, w, scale, steps, zero, None if signed else w_zero, bias)
+    return g.model(g("MatMulIntegerToFloat", *inputs, domain=MICROSOFT), 3)
 
 
-for _name, _signed in (("u8s8", True), ("u8u8", False)):
+for _name, _dynamic, _signed in (
+    ("dynamic-u8s8-linear", True, True), ("dynamic-u8u8-linear", True, False), ("static-u8s8-linear", False, True),
+):  # fmt: skip
     form(
-        f"dynamic-{_name}-linear", f"DynamicQuantizeLinear, MatMulIntegerToFloat on {_name}, a scale for each column",
-        baseline="matmul", rounds=True,
-    )(partial(_dynamic, signed=_signed))  # fmt: skip
+        _name,
+        f"{'DynamicQuantizeLinear' if _dynamic else 'QuantizeLinear'}, MatMulIntegerToFloat on {'u8s8' if _signed else 'u8u8'}, "
+        "a scale for each column",
+        baseline="matmul",
+        rounds=True,
+        reference=partial(_integers, dynamic=_dynamic, signed=_signed, exact=True),
+    )(partial(_integers, dynamic=_dynamic, signed=_signed, exact=False))
 
 
-@form(
+def _standard(dtype: str) -> ModelProto:
+    g, x = _start(dtype)
+    q, scale, zero = _range(g, x, True)
+    w, steps, _ = _weights(g, signed=True)
+    bias = g.floats(N)
+    wide = g("Cast", g("MatMulInteger", q, w, zero), to=TensorProto.FLOAT)
+    return g.model(g("Add", g("Mul", wide, g("Mul", scale, steps)), bias), 3)
+
+
+form(
     "dynamic-u8s8-standard-linear",
     "DynamicQuantizeLinear, MatMulInteger, Cast, Mul, Add",
     baseline="matmul",
     rounds=True,
-)
-def dynamic_standard(dtype: str) -> ModelProto:
-    g, x = _start(dtype)
-    q, scale, zero = g("DynamicQuantizeLinear", x, outputs=3)
-    w, steps, _ = _weights(g, signed=True)
-    wide = g("Cast", g("MatMulInteger", q, w, zero), to=TensorProto.FLOAT)
-    return g.model(g("Add", g("Mul", wide, g("Mul", scale, steps)), g.floats(N)), 3)
-
-
-@form("static-u8s8-linear", "QuantizeLinear, MatMulIntegerToFloat on u8s8", baseline="matmul", rounds=True)
-def static_linear(dtype: str) -> ModelProto:
-    g, x = _start(dtype)
-    scale, zero = g.array(np.float32(0.03)), g.array(np.uint8(128))
-    w, steps, _ = _weights(g, signed=True)
-    q = g("QuantizeLinear", x, scale, zero)
-    return g.model(g("MatMulIntegerToFloat", q, w, scale, steps, zero, None, g.floats(N), domain=MICROSOFT), 3)
+    reference=partial(_integers, dynamic=True, signed=True, exact=True),
+)(_standard)
 
 
 # -- QDQ: integers by the standard's means, which the provider recognises ------------------------------------------------------
@@ -116,8 +133,7 @@ def _qdq_linear(dtype: str, activation: str, signed: bool) -> ModelProto:
 def _qdq_conv(dtype: str, activation: str, signed: bool) -> ModelProto:
     g = ProbeGraph(dtype)
     x = g.input("x", [1, CHANNELS, WIDTH, WIDTH])
-    low, kind = (-127, np.int8) if signed else (1, np.uint8)
-    w = g.integers(CHANNELS, CHANNELS, TAPS, TAPS, low=low, high=low + 254, dtype=kind)
+    w, kind = _extremes(g, signed, CHANNELS, CHANNELS, TAPS, TAPS)
     zero = g.array(np.full(CHANNELS, 0 if signed else 128, kind))
     steps = g.positive(CHANNELS, scale=0.01 * (CHANNELS * TAPS**2) ** -0.5)
     back = g("DequantizeLinear", w, steps, zero, axis=0)

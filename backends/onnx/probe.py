@@ -95,10 +95,11 @@ def probe(
 
 @dataclass(frozen=True)
 class _Files:
-    """A probe graph on disk; ``among``: with other nodes behind it."""
+    """A probe graph on disk; ``among``: with other nodes behind it; ``reference``: what says which numbers are right."""
 
     model: Path
     among: Path
+    reference: Path
     inputs: Path
     dtypes: Mapping[str, str]
     casts: bool
@@ -143,7 +144,7 @@ class _Worker:
         """One question."""
         files = self._files(form, dtype)
         job: dict[str, Any] = {
-            "model": str(files.model), "reference": str(files.model), "inputs": str(files.inputs), "dtypes": files.dtypes,
+            "model": str(files.model), "reference": str(files.reference), "inputs": str(files.inputs), "dtypes": files.dtypes,
             "tolerance": ROUNDED if form.rounds else TOLERANCES[dtype], "seconds": seconds, "casts": files.casts,
         }  # fmt: skip
         if form.baseline and (form.baseline, "f32") != (form.name, dtype):
@@ -175,7 +176,11 @@ class _Worker:
             casts = any(node.op_type == "Cast" for node in model.graph.node)
             _accompany(model)
             among.write_bytes(model.SerializeToString())
-            self._written[key] = _Files(alone, among, base.with_suffix(".npz"), dtypes, casts)
+            right = alone
+            if form.reference is not None:
+                right = base.with_name(f"{base.name}-reference.onnx")
+                right.write_bytes(form.reference(dtype).SerializeToString())
+            self._written[key] = _Files(alone, among, right, base.with_suffix(".npz"), dtypes, casts)
         return self._written[key]
 
     def _run(self, job: Mapping[str, Any]) -> dict[str, Any]:

@@ -68,6 +68,10 @@ class ProbeGraph:
         array.reshape(-1)[:2] = (low, high)
         return self.array(array)
 
+    def choice(self, *shape: int, of: Sequence[int], dtype: Any) -> str:
+        """A constant of integers that are among ``of``."""
+        return self.array(self._random.choice(np.array(of), shape).astype(dtype))
+
     def array(self, array: Any) -> str:
         """A constant."""
         name = f"c{len(self._initializers)}"

@@ -19,18 +19,15 @@ def widen_bf16(graph: Graph, table: Table, context: PassContext) -> bool:
         return False
     instead = DType.f16 if table.pays("matmul", "f16") else DType.f32
     now: dict[Value, Value] = {}
+    nodes = list(graph.nodes)
     for value in graph.inputs:
-        if value.dtype is DType.bf16:
-            users = list(value.users)
-            if users:
-                cast = graph.insert("cast", [value], {"dtype": instead}, before=next(graph.nodes), hint=value.name)
-                graph.replace(value, cast.output, only=[u for u in users if u is not cast])
-                now[cast.output] = cast.output
-    for node in list(graph.nodes):
+        if value.dtype is DType.bf16 and value.users:
+            now[value] = graph.insert("cast", [value], {"dtype": instead}, before=nodes[0], hint=value.name).output
+    for node in nodes:
         context.at(node)
         _rewrite(graph, node, instead, now)
     for i, value in enumerate(graph.outputs):
-        new = now.get(value, value)
+        new = value if value in graph.inputs else now.get(value, value)
         if new.dtype is not value.dtype:
             new = graph.insert("cast", [new], {"dtype": value.dtype}, hint=value.name).output
         graph.outputs[i] = new

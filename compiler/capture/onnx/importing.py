@@ -201,6 +201,7 @@ class Importer(Building):
             not operands
             or node.op_type in KEPT
             or node.op_type in RANDOM
+            or _turns_a_matrix(node, operands)
             or any(a.HasField("g") for a in node.attribute)
         ):
             return None
@@ -212,6 +213,14 @@ class Importer(Building):
         if results is None:
             return None
         return [self.constant(a, d, name or "folded") for (a, d), name in zip(results, node.output, strict=False)]
+
+    def array(self, value: Value | None) -> np.ndarray | None:
+        """The data of a constant, or of a matrix that is stored the other way round; None for anything computed."""
+        found = super().array(value)
+        if found is None and value is not None and value.node is not None and value.node.op == "transpose":
+            stored = super().array(value.node.inputs[0])
+            return None if stored is None else np.transpose(stored, value.node.attrs["perm"])
+        return found
 
     # -- what is known -------------------------------------------------------------------------------------------------
     @property
@@ -355,6 +364,12 @@ def _ancestry(value: Value) -> list[Value]:
 def symbols_of(dims: Sequence[Dim]) -> list[str]:
     """Names of the symbols in dimensions, in alphabetical order."""
     return sorted({name for d in dims for name in symbols(d)})
+
+
+def _turns_a_matrix(node: NodeProto, operands: Sequence[Any]) -> bool:
+    """Whether it is the transpose of a matrix of floats: a product reads the stored one as its weight, and copies nothing."""
+    x = operands[0]
+    return node.op_type == "Transpose" and isinstance(x, Value) and x.type.rank == 2 and x.dtype.is_float
 
 
 def attributes_of(node: NodeProto) -> dict[str, Any]:

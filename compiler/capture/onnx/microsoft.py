@@ -14,7 +14,7 @@ from ..unsupported import Unsupported
 from . import microsoft_norm  # noqa: F401  (it registers its handlers)
 from .delegating import standard, standards
 from .importing import Importer
-from .products import matmul
+from .products import matmul, stem
 from .registry import MICROSOFT, op
 
 
@@ -171,7 +171,7 @@ def _moved(at: Importer, x: Value, perm: Sequence[int]) -> Value:
     array = at.array(x)
     if array is None:
         return at.transpose(x, perm)
-    name = x.node.attrs["ref"] if x.node is not None else "weight"
+    name = stem(x)
     return at.constant(np.ascontiguousarray(array.transpose(perm)), x.dtype, name)
 
 

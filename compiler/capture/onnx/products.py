@@ -16,11 +16,27 @@ from .registry import op
 MAX_DETERMINANT = 32
 
 
+def stem(value: Value, otherwise: str = "weight") -> str:
+    """What a constant is called in the file."""
+    return str(value.node.attrs["ref"]) if value.node is not None and value.node.op == "constant" else otherwise
+
+
 def weighted(at: Importer, x: Value, matrix: np.ndarray, like: Value, bias: Value | None = None) -> Value:
     """``x @ matrix + bias`` for a constant ``matrix`` [in, out], which was ``like`` or made from it."""
-    name = like.node.attrs["ref"] if like.node is not None and like.node.op == "constant" else "weight"
-    weight = at.constant(np.ascontiguousarray(matrix.T), like.dtype, name)
+    turned = like.node is not None and like.node.op == "transpose"
+    stored = like.node.inputs[0] if turned and like.node is not None else like
+    if _is(at.array(stored), matrix.T):
+        weight = stored  # the file holds it as a weight is held
+    else:
+        weight = at.constant(np.ascontiguousarray(matrix.T), like.dtype, stem(like))
     return at.emit("linear", x, weight) if bias is None else at.emit("linear", x, weight, bias)
+
+
+def _is(held: np.ndarray | None, array: np.ndarray) -> bool:
+    """Whether two arrays are the same memory, read in the same order."""
+    if held is None or held.shape != array.shape or held.dtype != array.dtype or held.strides != array.strides:
+        return False
+    return bool(held.__array_interface__["data"][0] == array.__array_interface__["data"][0])
 
 
 @op("MatMul")
@@ -70,7 +86,7 @@ def _row(at: Importer, c: Value | None, size: int) -> Value | None:
     data = at.array(c)
     if c is None or data is None or data.shape not in ((size,), (1, size)):
         return None
-    return c if data.ndim == 1 else at.constant(data.reshape(size), c.dtype, c.node.attrs["ref"] if c.node else "bias")
+    return c if data.ndim == 1 else at.constant(data.reshape(size), c.dtype, stem(c, "bias"))
 
 
 def absorb_biases(graph: Graph) -> None:

@@ -108,3 +108,47 @@ def test_determinants_of_matrices_without_an_inverse() -> None:
     x = np.array([[[0, 0], [0, 0]], [[1, 2], [2, 4]], [[0, 1], [1, 0]]], np.float32)
     graph = capture_onnx(one_node("Det", [Fed(("n", 2, 2))], 1, 17, {})).graph
     assert interpret(graph, [x])[0].tolist() == [0, 0, -1]
+
+
+@pytest.mark.parametrize("way", ["transpose", "gemm"])
+def test_a_weight_that_lies_as_it_is_needed_is_not_copied(way: str) -> None:
+    """As torch's exporters write a linear layer; a table that shares it stays one."""
+    table = weights(9, 4)
+    product = {
+        "transpose": [
+            helper.make_node("Transpose", ["w"], ["wt"]),
+            helper.make_node("MatMul", ["e", "wt"], ["y"], "head"),
+        ],
+        "gemm": [helper.make_node("Gemm", ["e", "w"], ["y"], "head", transB=1)],
+    }[way]
+    nodes = [helper.make_node("Gather", ["w", "ids"], ["e"]), *product]
+    ports = [helper.make_tensor_value_info("ids", 7, ["n"])], [helper.make_empty_tensor_value_info("y")]
+    held = [numpy_helper.from_array(table, "w")]
+    graph = capture_onnx(
+        helper.make_model(helper.make_graph(nodes, "net", *ports, held), opset_imports=[helper.make_opsetid("", 17)])
+    ).graph
+    assert ops_of(graph) == ["gather", "linear"]
+    assert list(graph.constants) == ["w"]
+    chosen = np.array([3, 8], np.int64)
+    np.testing.assert_allclose(interpret(graph, [chosen])[0], table[chosen] @ table.T, rtol=1e-5)
+
+
+def test_what_is_computed_from_a_turned_matrix_is_a_constant() -> None:
+    matrix = weights(3, 4)
+    nodes = [
+        helper.make_node("Transpose", ["w"], ["wt"]),
+        helper.make_node("Mul", ["wt", "two"], ["double"]),
+        helper.make_node("MatMul", ["x", "double"], ["y"]),
+    ]
+    ports = [helper.make_tensor_value_info("x", 1, ["n", 4])], [helper.make_empty_tensor_value_info("y")]
+    held = [numpy_helper.from_array(matrix, "w"), numpy_helper.from_array(np.array(2, np.float32), "two")]
+    graph = capture_onnx(
+        helper.make_model(helper.make_graph(nodes, "net", *ports, held), opset_imports=[helper.make_opsetid("", 17)])
+    ).graph
+    assert ops_of(graph) == ["linear"]
+    x = weights(2, 4)
+    np.testing.assert_allclose(interpret(graph, [x])[0], x @ (2 * matrix.T), rtol=1e-5, atol=1e-6)
+
+
+def test_a_turned_matrix_that_is_no_weight() -> None:
+    assert ops_of(against_runtime("Transpose", weights(3, 4))) == ["transpose"]

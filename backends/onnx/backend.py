@@ -103,6 +103,8 @@ class OnnxBackend:
 
     def part(self, unit: OnnxUnit, binary: bytes, source: str, target: Target) -> OnnxPart:
         """The unit as an artifact holds it."""
+        from .table import table_for
+
         provider = find_provider(target.level)
         return OnnxPart(
             name=f"{target.backend}-{provider.short}",
@@ -111,6 +113,7 @@ class OnnxBackend:
             description=unit.description,
             weights=unit.weights,
             session=provider.settings.to_data(),
+            table=table_for(provider).provenance(),
             notes=unit.notes,
         )
 

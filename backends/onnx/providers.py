@@ -112,7 +112,9 @@ _ALL = (
     ),
     Provider(
         "QNNExecutionProvider", "qnn", "onnxruntime-qnn", 23, "Qualcomm NPUs; emulated on x86-64 Linux", static_shapes=True,
-        plugin="onnxruntime_qnn", compiles=True, aliases=("htp",), provider_options={"backend_path": "{package}/libQnnHtp.so"},
+        plugin="onnxruntime_qnn", compiles=True, aliases=("htp",),
+        # It would leave quantising inputs and dequantising outputs to the CPU.
+        provider_options={"backend_path": "{package}/libQnnHtp.so", "offload_graph_io_quantization": "0"},
         emulator_options={"soc_model": "60"},  # a Snapdragon X Elite; without it an NPU that has no floats is emulated
     ),
     Provider(

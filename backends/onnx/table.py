@@ -112,6 +112,10 @@ class Table:
         """sha256 of what lowering reads of it; timings of two probes differ, and so do their digests."""
         return hashlib.sha256(json.dumps(self.to_data(), sort_keys=True).encode()).hexdigest()
 
+    def provenance(self) -> dict[str, str]:
+        """What an artifact says of the table that it was lowered by."""
+        return {"version": self.version, "origin": self.origin, "sha256": self.digest}
+
     def described(self) -> str:
         """Where it comes from, in a few words."""
         if self.version:

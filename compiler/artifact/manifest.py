@@ -16,7 +16,8 @@ units                   in the order of preference, each
     requires                            native: {"machine", "cpu_flags", "glibc"}
                                         onnx: {"provider", "package", "plugin", "least"} (``runtime/onnx_session.py``)
     compiler_flags                      native: how it was built
-    session                             onnx: {"optimize", "config", "options"} of the session
+    session                             onnx: {"optimize", "config", "options", "emulator"} of the session
+    table                               onnx: {"version", "origin", "sha256"} of what the provider takes, as lowering read it
     weights                             {"offset", "bytes", "index": [{"name", "offset", "bytes", "dtype", "shape"}]};
                                         offsets of the index count from the unit's own
     launches                            [{"label", "kernel", "digest", "precision", "sources", "flops", "bytes"}]

@@ -113,6 +113,8 @@ class OnnxPart(UnitPart):
 
     Attributes:
         session: what a session takes, as ``runtime.onnx_session.Settings.to_data`` gives it.
+        table: of what the provider takes, by which the model was lowered: ``version`` of the provider that was asked, ``origin``
+            (asked on the machine that compiled, or shipped) and ``sha256``.
     """
 
     kind: ClassVar[str] = "onnx"
@@ -121,14 +123,16 @@ class OnnxPart(UnitPart):
     #: Of the settings, those that say what has to be installed; the rest is how the session is opened.
     REQUIRED: ClassVar[tuple[str, ...]] = ("provider", "package", "plugin", "least")
     session: Mapping[str, Any] = field(default_factory=dict)
+    table: Mapping[str, str] = field(default_factory=dict)
 
     def requires(self) -> dict[str, Any]:
         """The execution provider, the package that brings it, and the oldest ONNX Runtime."""
         return {key: self.session.get(key, "") for key in self.REQUIRED}
 
     def facts(self) -> dict[str, Any]:
-        """How the session is opened."""
-        return {"session": {key: value for key, value in self.session.items() if key not in self.REQUIRED}}
+        """How the session is opened, and what the model was lowered by."""
+        settings = {key: value for key, value in self.session.items() if key not in self.REQUIRED}
+        return {"session": settings, "table": dict(self.table)}
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,29 @@ def test_an_artifact_runs_on_the_emulated_npu(tmp_path: Path, precision: str | N
     assert QNN.name in answer["assignment"].values()
 
 
+@pytest.mark.parametrize(
+    "precision",
+    [
+        None,
+        pytest.param(
+            "w8a8",
+            marks=pytest.mark.xfail(
+                strict=True,
+                reason="QNN takes integers only where the result is quantised too; else weights are dequantised on the CPU",
+            ),
+        ),
+    ],
+)
+def test_nothing_is_left_to_the_cpu(tmp_path: Path, precision: str | None) -> None:
+    ep_environments.environment("qnn")
+    x = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32)
+    artifact = planish.compile(Named().eval(), (torch.from_numpy(x),), precision=precision, target="onnx:qnn")
+    artifact.save(tmp_path / "m.planish")
+    np.save(tmp_path / "x.npy", x)
+    answer = json.loads(ep_environments.run("qnn", RUN, tmp_path / "m.planish", tmp_path / "x.npy").splitlines()[-1])
+    assert answer["assignment"] and set(answer["assignment"].values()) == {QNN.name}
+
+
 def test_what_qnn_takes_is_what_is_shipped() -> None:
     names = ["matmul", "gelu-20", "qdq-u8s8-linear", "matmul-nbits-4", "skip-layer-normalization"]
     found = probe(QNN, python=ep_environments.environment("qnn"), forms=names, dtypes=["f32"])

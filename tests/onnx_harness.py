@@ -57,12 +57,15 @@ class Session:
     Args:
         graph: what is lowered.
         optimize: whether ONNX Runtime may rewrite the model.
+        unit: what the graph was lowered to; None lowers it here.
         options: for ``lower``.
     """
 
-    def __init__(self, graph: Graph, *, optimize: bool = True, **options: Any) -> None:
+    def __init__(
+        self, graph: Graph, *, optimize: bool = True, unit: OnnxUnit | None = None, **options: Any
+    ) -> None:  # fmt: skip
         self.graph = graph
-        self.unit = lower(graph, **{"provider": PROVIDER, "opset": 21, **options})
+        self.unit = unit or lower(graph, **{"provider": PROVIDER, "opset": 21, **options})
         self.model = whole_model(self.unit)
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = 1

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import pytest
+from graph_harness import near
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx_harness import Session, difference
 from random_graphs import example_inputs, graphs
 from random_sketch import random_sketch
 
+from planish.backends.onnx.backend import BACKEND
 from planish.compiler.graph import Graph
+from planish.compiler.instruments import Verify
 from planish.compiler.interpret import interpret
 from planish.compiler.ops import OPS
+from planish.compiler.pass_protocol import PassContext
+from planish.compiler.plan import Plan
+from planish.compiler.target import find_target
 from planish.compiler.types import DType
+from planish.driver import preset
+from planish.passes.precision import PLAN
 
+CPU = find_target("onnx:cpu")
 SIZES = ({"b": 3, "s": 5}, {"b": 1, "s": 1}, {"b": 2, "s": 33})
 
 
@@ -40,6 +49,44 @@ def test_random_graphs(seed: int) -> None:
 @given(st.integers(0, 10**9))
 def test_many_random_graphs(seed: int) -> None:
     check(seed)
+
+
+#: Passes of the target change what these mean, and say so: per row becomes per tensor, bf16 becomes another float.
+_CHANGED = ("quantize_dynamic", "qlinear")
+
+
+def check_passes(seed: int, precision: str | None) -> None:
+    """Behind all passes of the target and in the forms that the provider runs fast: ONNX Runtime gives what the interpreter
+    gives for the graph that was lowered and, where no precision is given up, for the graph as written."""
+    sketch = random_sketch(seed)
+    graph = sketch.graph.copy()
+    preset(CPU).run(graph, PassContext(target=CPU, data={PLAN: Plan.of(precision)}), [Verify()])
+    session = Session(graph, unit=BACKEND.lower(graph, CPU))
+    ops = {n.op for n in sketch.graph.nodes}
+    same = precision is None and ops.isdisjoint(_CHANGED)
+    for env in SIZES:
+        inputs = sketch.inputs(env)
+        got, lowered, written = session(inputs), interpret(graph, inputs), interpret(sketch.graph, inputs)
+        for i, (value, rough) in enumerate(zip(sketch.graph.outputs, sketch.rough or (), strict=True)):
+            why = near(lowered[i], got[i], value.dtype, 20.0, rough, 1.0)
+            assert why is None, f"seed {seed} at {env}, output {i}, as lowered: {why}"
+            why = near(written[i], got[i], value.dtype, 20.0, rough, 1.0) if same else None
+            assert why is None, f"seed {seed} at {env}, output {i}, as written: {why}"
+
+
+@pytest.mark.parametrize("precision", [None, "w8a8-dynamic", "w8a16", "w4a16-g32"])
+@settings(_FUZZ, max_examples=15)
+@given(seed=st.integers(0, 10**6))
+def test_random_graphs_behind_passes(precision: str | None, seed: int) -> None:
+    check_passes(seed, precision)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", [None, "w8a8-dynamic", "w8a16"])
+@settings(_FUZZ, max_examples=300)
+@given(seed=st.integers(0, 10**9))
+def test_many_random_graphs_behind_passes(precision: str | None, seed: int) -> None:
+    check_passes(seed, precision)
 
 
 def test_graphs_reach_most_of_the_vocabulary() -> None:

@@ -164,8 +164,16 @@ def local_response_normalization(
     around = at.emit("pad", squares, low=(0, 0, before, 0), high=(0, 0, behind, 0), value=0.0)
     mean = at.emit("avg_pool", around, kernel=(size, 1), stride=(1, 1), padding=(0, 0))
     total = at.emit("mul", at.reshape(mean, x.shape), at.scalar(alpha, wide.dtype))
-    power = at.emit("pow", at.emit("add", total, at.scalar(bias, wide.dtype)), at.scalar(beta, wide.dtype))
+    power = _to_the(at, at.emit("add", total, at.scalar(bias, wide.dtype)), beta)
     return at.cast(at.emit("div", wide, power), x.dtype)
+
+
+def _to_the(at: Importer, x: Value, exponent: float) -> Value:
+    """A positive number to the power; 1/2 and 3/4, which networks use, by square roots."""
+    if exponent not in (0.5, 0.75):
+        return at.emit("pow", x, at.scalar(exponent, x.dtype))
+    root = at.emit("sqrt", x)
+    return root if exponent == 0.5 else at.emit("mul", root, at.emit("sqrt", root))
 
 
 @op("LpNormalization")

@@ -10,6 +10,7 @@ import numpy as np
 
 from ...dims import Dim, dim_max, product
 from ...graph import Value
+from ...ops_spatial import conv_output
 from ...types import DType
 from ..unsupported import Unsupported
 from .importing import Importer
@@ -32,6 +33,20 @@ def _around(at: Importer, x: Value, w: Windows, ceil: bool, value: float | int) 
     return padded(at, x, w.low, high, value)
 
 
+def _symmetric(x: Value, w: Windows, ceil: bool) -> bool | None:
+    """How the windows are those of a pool with as much padding behind as in front, where only cells of ``x`` count: whether it
+    reaches over the end (ceil); None: they are not."""
+    if w.even:
+        return ceil
+    if not w.fixed or not all(isinstance(d, int) for d in x.shape[2:]):
+        return None  # the number of windows would be another expression, though the same number
+    given = list(zip(x.shape[2:], w.kernel, w.stride, w.low, w.dilation, w.count, strict=True))
+    for over in (False, True):
+        if all(conv_output(d, k, s, a, g, a, over) == n for d, k, s, a, g, n in given):  # type: ignore[arg-type]
+            return over
+    return None
+
+
 # -- the largest ------------------------------------------------------------------------------------------------------
 @op("MaxPool")
 def max_pool(
@@ -49,8 +64,9 @@ def max_pool(
     w = windows_over(x, kernel_shape, strides, pads, dilations, auto_pad, bool(ceil_mode))
     ceil = bool(ceil_mode) and auto_pad == "NOTSET"
     attrs = {"kernel": w.kernel, "stride": w.stride, "dilation": None if w.dense else w.dilation}
-    if w.even:
-        result = at.emit("max_pool", x, **attrs, padding=w.low, ceil_mode=ceil)
+    over = _symmetric(x, w, ceil)
+    if over is not None:
+        result = at.emit("max_pool", x, **attrs, padding=w.low, ceil_mode=over)
     else:
         whole = _around(at, x, w, ceil, _lowest(x))
         result = at.emit("max_pool", whole, **attrs, padding=(0,) * len(w.kernel), ceil_mode=False)
@@ -138,8 +154,9 @@ def average_pool(
 ) -> Value:
     w = windows_over(x, kernel_shape, strides, pads, dilations, auto_pad, bool(ceil_mode))
     ceil = bool(ceil_mode) and auto_pad == "NOTSET"
-    if w.even and w.dense and all(2 * a <= k for a, k in zip(w.low, w.kernel, strict=True)):  # type: ignore[operator]
-        attrs = {"kernel": w.kernel, "stride": w.stride, "padding": w.low, "ceil_mode": ceil}
+    over = ceil if w.even else None if count_include_pad else _symmetric(x, w, ceil)
+    if over is not None and w.dense and all(2 * a <= k for a, k in zip(w.low, w.kernel, strict=True)):  # type: ignore[operator]
+        attrs = {"kernel": w.kernel, "stride": w.stride, "padding": w.low, "ceil_mode": over}
         return at.emit("avg_pool", x, **attrs, count_include_pad=bool(count_include_pad))
     wide = DType.f64 if x.dtype is DType.f64 else DType.f32
     total = _summed(at, _around(at, at.cast(x, wide), w, ceil, 0.0), w)

@@ -90,10 +90,11 @@ def test_rms_normalization(axis: int, shape: tuple[int, ...]) -> None:
     assert "rms_norm" in ops_of(graph)
 
 
+@pytest.mark.parametrize("beta", [0.5, 0.6, 0.75])
 @pytest.mark.parametrize("size", [1, 3, 5])
-def test_local_response_normalization(size: int) -> None:
+def test_local_response_normalization(size: int, beta: float) -> None:
     x = Fed(("n", 4, "h", 3))
-    against_runtime("LRN", x, sizes=SIZES, size=size, alpha=0.5, beta=0.6, bias=1.5)
+    against_runtime("LRN", x, sizes=SIZES, size=size, alpha=0.5, beta=beta, bias=1.5)
 
 
 @pytest.mark.parametrize("p", [1, 2])

@@ -23,7 +23,7 @@ options.graph_optimization_level = ort.GraphOptimizationLevel.{level}
 
 _BUILT_IN = """if {provider!r} not in ort.get_available_providers():
     sys.exit("{provider} is not in this build of ONNX Runtime: pip install {package}")
-session = ort.InferenceSession(here / "model.onnx", options, providers={providers})
+session = ort.InferenceSession(here / "model.onnx", options, providers={providers}, enable_fallback=0)
 """
 
 _PLUGIN = """import {plugin}  # the provider is a library of its own
@@ -32,8 +32,15 @@ ort.register_execution_provider_library({provider!r}, {plugin}.get_library_path(
 devices = [d for d in ort.get_ep_devices() if d.ep_name == {provider!r}]
 devices = [d for d in devices if d.device.type == devices[0].device.type]
 given = {{k: v.replace("{{package}}", str(Path({plugin}.__file__).parent)) for k, v in {given!r}.items()}}
-options.add_provider_for_devices(devices, given)
-session = ort.InferenceSession(here / "model.onnx", options)
+{emulator}options.add_provider_for_devices(devices, given)
+session = ort.InferenceSession(here / "model.onnx", options, enable_fallback=0)
+"""
+
+#: For a provider of hardware that other machines have.
+_EMULATOR = """import platform
+
+if platform.machine() == "x86_64":  # the hardware is emulated
+    given |= {options!r}
 """
 
 _INPUTS = """if len(sys.argv) > 1:
@@ -88,7 +95,9 @@ def run_script(settings: Settings, manifest: Mapping[str, Any]) -> str:
         chain.append(CPU)
     names = {
         "provider": settings.provider, "package": settings.package, "plugin": settings.plugin, "providers": chain,
-        "given": given, "level": "ORT_ENABLE_ALL" if settings.optimize else "ORT_DISABLE_ALL",
+        "given": given,
+        "emulator": _EMULATOR.format(options=dict(settings.emulator)) if settings.emulator else "",
+        "level": "ORT_ENABLE_ALL" if settings.optimize else "ORT_DISABLE_ALL",
     }  # fmt: skip
     config = "".join(f"options.add_session_config_entry({k!r}, {v!r})\n" for k, v in settings.config.items())
     open_it = _PLUGIN if settings.plugin else _BUILT_IN

@@ -48,7 +48,7 @@ def batch_normalization(
 ) -> Any:
     if not spatial:
         raise Unsupported("statistics for every element (spatial = 0) are not supported")
-    if len(at.results) > 3 or (at.opset < 14 and any(at.results[1:])):
+    if any(at.results[3:]) or (at.opset < 14 and any(at.results[1:])):
         raise Unsupported("it is of training (export the model for inference)")
     if not training_mode:
         operands = [at.cast(v, x.dtype) for v in (scale, bias, mean, var)]

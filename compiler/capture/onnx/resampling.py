@@ -36,6 +36,7 @@ def upsample_7(at: Importer, x: Value, *, scales: Sequence[float], mode: str = "
     return _upsample(at, x, scales, mode)
 
 
+@op("Resize", since=10)
 @op("Upsample", since=9)
 def upsample(at: Importer, x: Value, scales: Value, *, mode: str = "nearest") -> Value:
     return _upsample(at, x, at.data(scales, "the scale").tolist(), mode)

@@ -112,16 +112,11 @@ def test_global_pools(op: str) -> None:
 
 
 def test_unpooling_what_was_pooled() -> None:
-    places = lambda rng, shape: (
-        np.stack(
-            [
-                rng.permutation(6 * 8)[: shape[2] * shape[3]].reshape(shape[2:]) + 48 * i
-                for i in range(shape[0] * shape[1])
-            ]
-        )
-        .reshape(shape)
-        .astype(np.int64)
-    )
+    def places(rng: np.random.Generator, shape: Any) -> np.ndarray:
+        planes, inner = shape[0] * shape[1], shape[2] * shape[3]
+        found = [rng.permutation(48)[:inner] + 48 * i for i in range(planes)]
+        return np.stack(found).reshape(shape).astype(np.int64)
+
     x, ids = Fed(("n", 2, 3, 4)), Fed(("n", 2, 3, 4), places)
     against_runtime("MaxUnpool", x, ids, sizes=[{"n": 1}, {"n": 3}], opset=11, kernel_shape=[2, 2], strides=[2, 2])
 

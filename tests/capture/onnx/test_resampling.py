@@ -203,9 +203,10 @@ def test_upsample_of_old_opsets() -> None:
     from planish.compiler.interpret import interpret
 
     x = np.arange(8, dtype=np.float32).reshape(1, 2, 2, 2)
-    model = one_node("Upsample", [Fed((1, 2, 2, 2)), f32(1, 1, 2, 3)], 1, 9, {"mode": "nearest"})
-    (got,) = interpret(capture_onnx(model).graph, {"in0": x})
-    np.testing.assert_array_equal(got, x.repeat(2, 2).repeat(3, 3))
+    for op, opset in (("Upsample", 9), ("Resize", 10)):
+        model = one_node(op, [Fed((1, 2, 2, 2)), f32(1, 1, 2, 3)], 1, opset, {"mode": "nearest"})
+        (got,) = interpret(capture_onnx(model).graph, {"in0": x})
+        np.testing.assert_array_equal(got, x.repeat(2, 2).repeat(3, 3))
 
 
 # -- places that are computed -----------------------------------------------------------------------------------------

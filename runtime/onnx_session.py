@@ -124,6 +124,8 @@ def why_not(settings: Settings) -> str | None:
     here = version_tuple(module.__version__)
     if settings.least and here < version_tuple(settings.least):
         return f"ONNX Runtime {settings.least} or newer, and this is {module.__version__}"
+    if not hasattr(module.SessionOptions, "add_external_initializers_from_files_in_memory"):
+        return f"a newer ONNX Runtime, one that takes weights from memory, and this is {module.__version__}"
     if settings.plugin:
         if importlib.util.find_spec(settings.plugin) is None:
             return f"the package {settings.package}, which is not installed"

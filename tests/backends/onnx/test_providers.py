@@ -58,6 +58,13 @@ def test_an_onnx_runtime_that_is_too_old_is_told() -> None:
     assert "ONNX Runtime 99.0 or newer" in str(why_not(Settings("CPUExecutionProvider", least="99.0")))
 
 
+def test_an_onnx_runtime_that_takes_no_weights_from_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    monkeypatch.delattr(onnxruntime.SessionOptions, "add_external_initializers_from_files_in_memory")
+    assert "takes weights from memory" in str(find_provider("cpu").missing())
+
+
 def test_without_onnx_runtime_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     cpu = find_provider("cpu")

@@ -23,6 +23,8 @@ from .signed_source import Signed
 from .wide_weights import centre_weight
 
 _PRODUCTS = ("linear", "matmul", "conv")
+#: Ops that only move the elements of their first operand.
+_MOVES = ("reshape", "transpose", "expand", "slice", "embedding", "gather")
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,10 @@ class QuantisedSource:
             if node.op in _PRODUCTS and _quantised(node.inputs[0]):
                 context.at(node)
                 changed += centre_weight(graph, node)
+        for node in list(graph.nodes):
+            if node.op in ("embedding", "gather"):
+                context.at(node)
+                changed += _lookup(graph, node)
         signed = Signed(graph)
         for node in list(graph.nodes):
             if node.op == "dequantize":
@@ -193,16 +199,41 @@ def _with_bias(graph: Graph, node: Node) -> bool:
     return True
 
 
+def _lookup(graph: Graph, node: Node) -> bool:
+    """Rows of a dequantised constant: the integers are looked up, and their scales where each row has its own."""
+    table, ids = node.operands
+    made = table.node
+    if made is None or made.op != "dequantize" or graph.array(made.operands[0]) is None:
+        return False
+    if node.op == "gather" and node.attrs["axis"] % table.type.rank:
+        return False
+    looked_up = []
+    for value in made.operands:
+        own = value.type.rank == table.type.rank and value.shape[0] == table.shape[0]
+        if not own and product(value.shape) != 1:
+            return False
+        looked_up.append(graph.derive(node, node.op, [value, ids], node.attrs) if own else value)
+    graph.replace(node.output, graph.derive(node, "dequantize", looked_up, hint=node.output.name))
+    graph.erase(node)
+    return True
+
+
 def _back_again(graph: Graph, node: Node) -> bool:
-    """What was just taken out of its steps, and goes back into the same, stays as it is."""
+    """What was just taken out of its steps, perhaps moved, and goes back into the same, stays as it is."""
+    moves: list[Node] = []
     x = node.inputs[0]
-    from_q = x.node if x is not None else None
-    if from_q is None or from_q.op != "dequantize" or len(node.operands) != len(from_q.operands):
+    while x is not None and x.node is not None and x.node.op in _MOVES:
+        moves.append(x.node)
+        x = x.node.inputs[0]
+    made = x.node if x is not None else None
+    if made is None or made.op != "dequantize" or len(node.operands) != len(made.operands):
         return False
-    q = from_q.operands[0]
-    same = all(_same(graph, a, b) for a, b in zip(node.operands[1:], from_q.operands[1:], strict=True))
-    if not same or q.dtype is not node.attrs["dtype"] or product(from_q.operands[1].shape) != 1:
+    q = made.operands[0]
+    same = all(_same(graph, a, b) for a, b in zip(node.operands[1:], made.operands[1:], strict=True))
+    if not same or q.dtype is not node.attrs["dtype"] or product(made.operands[1].shape) != 1:
         return False
+    for move in reversed(moves):
+        q = graph.derive(node, move.op, [q, *move.inputs[1:]], move.attrs)
     graph.replace(node.output, q)
     return True
 

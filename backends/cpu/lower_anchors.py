@@ -359,7 +359,7 @@ def lower_matmul(low: Lowering, region: Region, anchor: Node) -> None:
         operands.append(Operand(access.storage, kind, access.index))  # type: ignore[arg-type]
         tail.extend(access.strides)
     program = RowProgram(tuple(operands), tuple(builder.writer.steps), max(len(space) - 1, 1), None, len(builder.extra))
-    spec = MatmulSpec(dtype, len(batch), program, result.dtype.value)  # type: ignore[arg-type]
+    spec = MatmulSpec(dtype, len(batch), program, low.storage(result))  # type: ignore[arg-type]
     refs = [low.ref(a_view, a.dtype.size), low.ref(b_view, b.dtype.size), low.ref(out, result.dtype.size)]
     refs.extend(low.ref(access.view, access.size) for access in builder.accesses)
     sizes = [

@@ -128,7 +128,7 @@ class CustomOp:
         parameters: its arguments, in the order of its schema.
         results: how many tensors it returns.
         origin: ``file:line`` that registered it; module: the Python module.
-        torch_op: the overload itself.
+        torch_op: the overload itself; None for an operator of ONNX alone.
     """
 
     name: str
@@ -229,6 +229,7 @@ def register_op(
     name: Any,
     kernel: str | Callable[..., Any] | CppKernel,
     *,
+    schema: str | None = None,
     infer: str | Infer | None = None,
     reference: Callable[..., Any] | None = None,
     version: int = 1,
@@ -236,12 +237,13 @@ def register_op(
     doc: str = "",
     replace: bool = False,
 ) -> CustomOp:
-    """Teach planish a torch op that it does not know, so that models that use it can be captured, compiled and run.
+    """Teach planish an op of torch or ONNX that it does not know, so that models that use it can be captured, compiled and run.
 
-    Every function below takes the arguments of the op itself, in the order of its torch schema.
+    Every function below takes the arguments of the op itself, in the order of its schema.
 
     Args:
-        name: of the torch op, ``"mylib::soft_cap"``, or what ``torch.library.custom_op`` returned.
+        name: of the torch op, ``"mylib::soft_cap"``, or what ``torch.library.custom_op`` returned; or domain and type of an
+            operator of ONNX, ``"com.acme::SoftCap"``.
         kernel: how it is computed:
 
             * text: an elementwise expression over the names of the op's arguments, with Python's operators, numbers, and every
@@ -250,9 +252,13 @@ def register_op(
               operands are values of the graph, attributes numbers (or run-time dimensions), ``op.mul(a, b)`` adds a node. It is
               optimised and fuses as if the model had been written so;
             * a :class:`CppKernel`.
+        schema: of an operator that torch does not have, as torch writes one: ``"(Tensor x, float cap=30.0) -> Tensor"``. Tensors
+            are the inputs in their order, the others the attributes by name.
         infer: types of the results: a function of ``TensorType``s that returns one (or several), or the name of the operand that
-            the result is like. None takes what the op's fake implementation (``register_fake``) says where it is captured.
-        reference: its meaning in torch code; None is the torch op itself. Checks and folding of constants use it.
+            the result is like. None takes what the op's fake implementation (``register_fake``) says where it is captured, or
+            without a torch op what the kernel gives.
+        reference: its meaning in torch code; None is the torch op itself, or without one the kernel. Checks and folding of
+            constants use it.
         version: to be raised when its meaning changes; artifacts record it.
         flops: arithmetic operations per element of the first result, for reports and for sharing out work.
         doc: one line.
@@ -268,7 +274,7 @@ def register_op(
     from .capture.custom import read_schema
 
     frame = sys._getframe(1)
-    torch_op, full, parameters, results = read_schema(name)
+    torch_op, full, parameters, results = read_schema(name, schema)
     op = CustomOp(
         full, kernel, parameters, results, infer, reference, version, flops, doc,
         f"{frame.f_code.co_filename}:{frame.f_lineno}", str(frame.f_globals.get("__name__", "")), torch_op,
@@ -312,6 +318,13 @@ def _check(op: CustomOp) -> None:
         raise UsageError(f"the reference of the op {op.name} is {op.reference!r}, which cannot be called")
     if not isinstance(op.version, int) or op.version < 1:
         raise UsageError(f"the version of the op {op.name} is {op.version!r}", "it is a number, 1 at first")
+    if op.torch_op is None and isinstance(op.kernel, CppKernel):
+        for missing in ("infer", "reference"):
+            if getattr(op, missing) is None:
+                raise UsageError(
+                    f"the op {op.name} has a C++ kernel and no {missing}, and there is no torch op to take it from",
+                    f"give {missing}=...",
+                )
     if isinstance(op.kernel, str):
         if op.results != 1 or any(p.kind == "tensors" or p.optional for p in op.operands):
             raise UsageError(
@@ -335,7 +348,9 @@ def _check(op: CustomOp) -> None:
 
 def custom_op(op: str) -> CustomOp | None:
     """The registered op whose name in the IR (``mylib.soft_cap``) or in torch (``mylib::soft_cap``) is ``op``."""
-    return _REGISTRY.get(op.replace(".", "::", 1) if "::" not in op else op)
+    if "::" in op:
+        return _REGISTRY.get(op)
+    return next((o for o in _REGISTRY.values() if o.op == op), None)
 
 
 def registered() -> list[CustomOp]:

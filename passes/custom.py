@@ -6,33 +6,17 @@ Ops with a C++ kernel stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ..compiler.custom_ops import CppKernel, CustomOp, custom_op
-from ..compiler.dims import Expr
-from ..compiler.errors import PassError, PlanishError
-from ..compiler.expressions import build_expression
-from ..compiler.graph import Attrs, Graph, Node, Value
+from ..compiler.custom_parts import Parts, build_parts
+from ..compiler.errors import PassError
+from ..compiler.graph import Graph, Node
 from ..compiler.pass_protocol import PassContext, PassResult
-from ..compiler.rewrite import Builder
-from ..compiler.types import DType
 
 #: How deep ops may be made of other registered ops.
 MAX_DEPTH = 16
-
-
-class Parts(Builder):
-    """``op`` inside a kernel that is a function: a builder that also takes run-time dimensions as operands."""
-
-    def insert(self, op: str, inputs: Sequence[Any], attrs: Attrs | None = None, regions: Sequence[Graph] = ()) -> Node:
-        like = next((v.dtype for v in reversed(inputs) if isinstance(v, Value)), DType.i64)
-        return super().insert(op, [self._number(v, like) if isinstance(v, Expr) else v for v in inputs], attrs, regions)
-
-    def _number(self, dim: Expr, dtype: DType) -> Value:
-        value = super().insert("full", [], {"value": dim, "shape": (), "dtype": DType.i64}).output
-        return value if dtype is DType.i64 else super().insert("cast", [value], {"dtype": dtype}).output
 
 
 @dataclass(frozen=True)
@@ -69,23 +53,7 @@ def _composite(node: Node) -> CustomOp | None:
 
 def _take_apart(graph: Graph, node: Node, op: CustomOp) -> None:
     builder = Parts(graph, node, node.name, node.location, node.sources)
-    try:
-        if isinstance(op.kernel, str):
-            arguments = dict(zip((p.name for p in op.operands), node.inputs, strict=True))
-            made: Any = build_expression(op.kernel, builder, {**arguments, **node.attrs})
-        else:
-            assert callable(op.kernel)
-            made = op.call(op.kernel, node.inputs, node.attrs, builder)
-    except PlanishError as error:
-        raise PassError(f"the kernel of the op {op.name}: {error.message}", error.hint) from error
-    except Exception as error:
-        raise PassError(f"the kernel of the op {op.name} failed: {type(error).__name__}: {error}") from error
-    values = list(made) if isinstance(made, (tuple, list)) else [made]
-    if len(values) != len(node.outputs) or not all(isinstance(v, Value) for v in values):
-        raise PassError(
-            f"the kernel of the op {op.name} returned {made!r}",
-            "it must return a value" if op.results == 1 else f"it must return {op.results} values",
-        )
+    values = build_parts(op, builder, node.inputs, node.attrs)
     for old, new in zip(node.outputs, values, strict=True):
         if new.type != old.type:
             raise PassError(

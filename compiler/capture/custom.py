@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,7 @@ from ..errors import UsageError
 from ..graph import Value
 from ..ops import REQUIRED
 from ..reference import REFERENCE, TORCH
-from ..types import TensorType
+from ..types import DType, TensorType
 from .symbols import Unsupported
 from .weights import dtype_of
 
@@ -65,15 +66,24 @@ def overload_of(name: Any) -> torch._ops.OpOverload:
     return found
 
 
-def read_schema(name: Any) -> tuple[torch._ops.OpOverload, str, tuple[Parameter, ...], int]:
+def read_schema(
+    name: Any, text: str | None = None
+) -> tuple[torch._ops.OpOverload | None, str, tuple[Parameter, ...], int]:
     """The overload, its full name, its arguments, and how many tensors it returns.
+
+    Args:
+        name: as ``register_op`` takes it.
+        text: the schema of an op that torch does not have; the overload is None then.
 
     Raises:
         UsageError: there is no such op, or it is not of the kind that can be a node: it writes to its arguments, takes or
             returns something that is neither a tensor nor a number.
     """
-    overload = overload_of(name)
-    schema, full = overload._schema, overload.name()
+    if text is None:
+        overload = overload_of(name)
+        schema, full = overload._schema, overload.name()
+    else:
+        overload, schema, full = None, _parsed(name, text), str(name)
     if schema.is_mutable:
         raise UsageError(
             f"the op {full} writes to its arguments, which no node of a graph may",
@@ -103,6 +113,18 @@ def read_schema(name: Any) -> tuple[torch._ops.OpOverload, str, tuple[Parameter,
     return overload, full, tuple(parameters), len(returned)
 
 
+def _parsed(name: Any, text: str) -> Any:
+    if not isinstance(name, str) or "::" not in name.strip(":"):
+        raise UsageError(f"{name!r} names no operator", 'write domain and type: "com.acme::SoftCap"')
+    try:
+        return torch._C.parse_schema("planish::op" + text[text.index("(") :])
+    except (ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"the schema of the op {name} cannot be read: {str(error).strip().splitlines()[0]}",
+            'for example schema="(Tensor x, float cap=30.0) -> Tensor"',
+        ) from error
+
+
 def _plain(value: Any, kind: str) -> Any:
     """A value of torch as an attribute of a node."""
     if kind == "dtype" and value is not None:
@@ -124,6 +146,9 @@ def announce(op: CustomOp, remove: bool = False) -> None:
     if str(op.torch_op) in HANDLERS:
         raise UsageError(f"planish captures {op.name} itself", "only ops that it does not know can be registered")
     meaning = op.reference or op.torch_op
+    if meaning is None:
+        REFERENCE[op.op] = partial(_as_its_kernel, op)
+        return
     as_torch = [p.name for p in op.attributes if p.kind == "dtype"]
 
     def reference(attrs: Mapping[str, Any], *operands: Any) -> Any:
@@ -131,6 +156,20 @@ def announce(op: CustomOp, remove: bool = False) -> None:
         return op.call(meaning, [None if t is None else t.contiguous() for t in operands], given)
 
     REFERENCE[op.op] = reference
+
+
+def _as_its_kernel(op: CustomOp, attrs: Mapping[str, Any], *operands: Any) -> Any:
+    """The results of an op that means what its kernel computes."""
+    from ..custom_parts import parts_graph
+    from ..interpret import Interpreter
+
+    dtypes = {TORCH[d]: d for d in DType if d is not DType.i4}
+    several = any(p.kind == "tensors" for p in op.operands)
+    given = list(operands) if several else [*operands, *[None] * (len(op.operands) - len(operands))]
+    types = [None if t is None else TensorType(dtypes[t.dtype], tuple(t.shape)) for t in given]
+    graph = parts_graph(op, types, {name: a for name, a in attrs.items() if name != RESULT_TYPES})
+    made = Interpreter(graph)([t for t in given if t is not None])
+    return made[0] if op.results == 1 else tuple(made)
 
 
 def handler_of(target: Any) -> Callable[..., Any] | None:

@@ -41,5 +41,9 @@ def all_failures(failures: Sequence[Failure]) -> CaptureError:
         return CaptureError(message, f"fix the size that varies, for example with --dim {sizes[0]}=...")
     unknown = next((f.op for f in failures if not f.why and "::" in f.op), None)
     if unknown is not None:
-        return CaptureError(message, f"say what it computes: planish.register_op({unknown!r}, ...), see docs/onnx.md")
+        return CaptureError(
+            message,
+            f"say what it computes: planish.register_op({unknown!r}, kernel, schema='(Tensor x) -> Tensor'), in a file that "
+            "--ops names or in a plugin; see docs/onnx-in.md",
+        )
     return CaptureError(message)

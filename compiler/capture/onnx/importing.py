@@ -23,6 +23,7 @@ from ..building import Building
 from ..unsupported import NotConstant, Unsupported
 from . import contents, folding, functions
 from .contents import Content
+from .custom import find_custom, read_custom
 from .origins import origin
 from .registry import NOT_TENSORS, STANDARD, domain_of, find
 from .types import array_of
@@ -128,11 +129,12 @@ class Importer(Building):
         if not self._poisoned.isdisjoint(node.input):
             self._poisoned |= set(filter(None, node.output))
             return
+        unknown = [name for name in node.input if name and name not in scope]
+        if unknown:
+            self._fail(node, f"its input {unknown[0]!r} is computed nowhere before it")
+            return
         try:
             results = self._results(node, [scope[name] if name else None for name in node.input])
-        except KeyError as missing:
-            self._fail(node, f"its input {missing} is computed nowhere before it")
-            return
         except BodyFailed:
             self._poisoned |= set(filter(None, node.output))
             return
@@ -142,8 +144,14 @@ class Importer(Building):
         except (Unsupported, PlanishError) as problem:
             self._fail(node, problem.message if isinstance(problem, PlanishError) else str(problem))
             return
+        except (ArithmeticError, ValueError) as problem:  # numbers that make no sense together
+            self._fail(node, f"its operands and attributes do not fit together: {problem}")
+            return
         if results is None:
             self._fail(node, "")
+            return
+        if any(node.output[len(results) :]):
+            self._fail(node, f"it has {len(node.output)} results where there are {len(results)}")
             return
         scope.update({name: value for name, value in zip(node.output, results, strict=False) if name})
 
@@ -172,14 +180,17 @@ class Importer(Building):
             return functions.inline(self, own, node, operands, attributes)
         entry = find(domain, node.op_type, self.opsets.get(domain, 1))
         if entry is not None:
-            entry.check(len(operands), attributes)
+            entry.check(operands, attributes)
             if odd and not entry.sequences:
                 raise Unsupported("it is given a sequence or an optional where a tensor is expected")
             result = entry.handler(self, *operands, **attributes)
             several = isinstance(result, (list, tuple)) and not isinstance(result, NOT_TENSORS)
             return list(result) if several else [result]
         definition = functions.definition(node, operands, self.opsets)
-        return None if definition is None else functions.inline(self, definition, node, operands, attributes)
+        if definition is not None:
+            return functions.inline(self, definition, node, operands, attributes)
+        registered = None if odd else find_custom(domain, node.op_type)
+        return None if registered is None else read_custom(self, registered, operands, attributes)
 
     def _of_contents(
         self, node: NodeProto, operands: Sequence[Value | None], found: list[Content], attributes: Mapping[str, Any]

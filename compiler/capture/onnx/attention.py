@@ -157,6 +157,8 @@ def attention(
     if wanted[3] or softmax_precision not in (0, 11 if q.dtype is DType.f64 else 1):  # what attention computes in
         precision = dtype_of(softmax_precision) if softmax_precision else None
         result, stages = attend_apart(at, q, k, v, how, precision)
+        if not 0 <= qk_matmul_output_mode < len(stages):
+            raise Unsupported(f"there is no stage {qk_matmul_output_mode} of the scores")
         products = stages[qk_matmul_output_mode]
     else:
         result = attend(at, q, k, v, how)

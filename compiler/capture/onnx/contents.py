@@ -60,7 +60,7 @@ def compute(
         return None
     try:
         result = function(bounds, *operands, **attributes)
-    except (TypeError, ValueError, IndexError, ZeroDivisionError, NotImplementedError):
+    except (TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError, NotImplementedError):
         return None  # the handler, or the error it raises, says more
     if result is None:
         return None

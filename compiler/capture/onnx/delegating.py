@@ -27,6 +27,6 @@ def standards(at: Importer, name: str, *operands: Value | None, **attributes: An
     given = list(operands)
     while given and given[-1] is None:
         given.pop()
-    entry.check(len(given), attributes)
+    entry.check(given, attributes)
     result = entry.handler(at, *given, **attributes)
     return list(result) if isinstance(result, (list, tuple)) else [result]

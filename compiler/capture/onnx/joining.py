@@ -39,6 +39,8 @@ def slice_by_attributes(
 def _cut(
     at: Importer, x: Value, first: Sequence[Dim], last: Sequence[Dim], axes: Sequence[int], strides: Sequence[int]
 ) -> Value:
+    if not len(first) == len(last) == len(axes) == len(strides):
+        raise Unsupported(f"it has {len(first)} starts, {len(last)} ends, {len(axes)} axes and {len(strides)} steps")
     for start, end, axis, step in zip(first, last, axes_in(axes, x.type.rank), strides, strict=True):
         if step == 0:
             raise Unsupported("its step is 0")
@@ -82,6 +84,8 @@ def split(
         given = [each] * (parts - 1) + [whole - each * (parts - 1)]
         if isinstance(whole, int) and isinstance(each, int):  # the last parts may be smaller, or empty
             given = [max(min(each, whole - each * i), 0) for i in range(parts)]
+    if len(given) != count:
+        raise Unsupported(f"it has {count} results and {len(given)} sizes")
     results, start = [], 0  # type: list[Value], Dim
     for size in given:
         results.append(at.slice(x, place, start, start + size))
@@ -123,6 +127,8 @@ def pad_by_attributes(
 def _padded(
     at: Importer, x: Value, amounts: Sequence[Dim], axes: Sequence[int], value: Value | None, mode: str
 ) -> Value:
+    if len(amounts) != 2 * len(axes):
+        raise Unsupported(f"it has {len(amounts)} amounts for {len(axes)} axes, two are needed for each")
     low: list[Dim] = [0] * x.type.rank
     high: list[Dim] = [0] * x.type.rank
     for i, axis in enumerate(axes):
@@ -237,7 +243,10 @@ def center_crop_pad(at: Importer, x: Value, shape: Value, *, axes: Sequence[int]
     low: list[Dim] = [0] * x.type.rank
     high: list[Dim] = [0] * x.type.rank
     given = range(x.type.rank) if axes is None else axes
-    for axis, size in zip(axes_in(given, x.type.rank), at.dims(shape, "the shape"), strict=True):
+    sizes = at.dims(shape, "the shape")
+    if len(sizes) != len(given):
+        raise Unsupported(f"it has {len(sizes)} sizes for {len(given)} axes")
+    for axis, size in zip(axes_in(given, x.type.rank), sizes, strict=True):
         have = x.shape[axis]
         if not isinstance(have, int) or not isinstance(size, int):
             raise Unsupported("a size that varies is not supported")

@@ -59,13 +59,20 @@ class _Layer:
         return hidden
 
 
+def _directions(w: Value) -> int:
+    directions = w.shape[0]
+    if not isinstance(directions, int):
+        raise Unsupported("a number of directions that varies is not supported")
+    return directions
+
+
 @op("RNN", since=7)
 def rnn(
     at: Importer, x: Value, w: Value, r: Value, bias: Value | None = None, lengths: Value | None = None,
     initial_h: Value | None = None, *, activations: Sequence[str] = (), activation_alpha: Sequence[float] = (),
     activation_beta: Sequence[float] = (), clip: float = 0.0, direction: str = "forward", hidden_size: int = 0, layout: int = 0,
 ) -> Any:  # fmt: skip
-    found = activations_of(activations or ["Tanh"] * w.shape[0], activation_alpha, activation_beta)
+    found = activations_of(activations or ["Tanh"] * _directions(w), activation_alpha, activation_beta)
     cell = Cell("rnn", found, clip)
     return _whole(at, cell, x, w, r, bias, None, lengths, (initial_h,), direction, layout)
 
@@ -77,7 +84,7 @@ def gru(
     activation_beta: Sequence[float] = (), clip: float = 0.0, direction: str = "forward", hidden_size: int = 0, layout: int = 0,
     linear_before_reset: int = 0,
 ) -> Any:  # fmt: skip
-    found = activations_of(activations or ["Sigmoid", "Tanh"] * w.shape[0], activation_alpha, activation_beta)
+    found = activations_of(activations or ["Sigmoid", "Tanh"] * _directions(w), activation_alpha, activation_beta)
     cell = Cell("gru", found, clip, product_first=bool(linear_before_reset))
     return _whole(at, cell, x, w, r, bias, None, lengths, (initial_h,), direction, layout)
 
@@ -89,7 +96,9 @@ def lstm(
     activations: Sequence[str] = (), activation_alpha: Sequence[float] = (), activation_beta: Sequence[float] = (),
     clip: float = 0.0, direction: str = "forward", hidden_size: int = 0, input_forget: int = 0, layout: int = 0,
 ) -> Any:  # fmt: skip
-    found = activations_of(activations or ["Sigmoid", "Tanh", "Tanh"] * w.shape[0], activation_alpha, activation_beta)
+    found = activations_of(
+        activations or ["Sigmoid", "Tanh", "Tanh"] * _directions(w), activation_alpha, activation_beta
+    )
     cell = Cell("lstm", found, clip, coupled=bool(input_forget))
     initial = (initial_h, initial_c)
     return _whole(at, cell, x, w, r, bias, peepholes, lengths, initial, direction, layout)

@@ -9,7 +9,7 @@ An attribute that the handler does not know is an error, so that nothing is drop
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -69,7 +69,14 @@ class Entry:
             return None
         return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
 
-    def check(self, operands: int, attributes: Mapping[str, Any]) -> None:
+    @cached_property
+    def required(self) -> list[str]:
+        """Names of the operands that it cannot do without."""
+        parameters = list(inspect.signature(self.handler).parameters.values())[1:]
+        positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        return [p.name for p in positional if p.default is p.empty]
+
+    def check(self, operands: Sequence[Any], attributes: Mapping[str, Any]) -> None:
         """Return where the handler knows all it is given.
 
         Raises:
@@ -79,8 +86,11 @@ class Entry:
             unknown = sorted(set(attributes) - self.attributes)
             if unknown:
                 raise Unsupported(f"its attribute {unknown[0]!r} is not supported")
-        if self.operands is not None and operands > self.operands:
-            raise Unsupported(f"it has {operands} inputs where {self.operands} are known")
+        if self.operands is not None and len(operands) > self.operands:
+            raise Unsupported(f"it has {len(operands)} inputs where {self.operands} are known")
+        for number in range(len(self.required)):
+            if number >= len(operands) or operands[number] is None:
+                raise Unsupported(f"its input number {number + 1} is missing")
 
 
 HANDLERS: dict[tuple[str, str], list[Entry]] = {}

@@ -18,6 +18,7 @@ from planish.compiler.ops import OPS
 from planish.compiler.pass_protocol import PassContext
 from planish.compiler.plan import Plan
 from planish.compiler.target import find_target
+from planish.compiler.tolerance import MODEL, relative_distance
 from planish.compiler.types import DType
 from planish.driver import preset
 from planish.passes.precision import PLAN
@@ -53,6 +54,8 @@ def test_many_random_graphs(seed: int) -> None:
 
 #: Passes of the target change what these mean, and say so: per row becomes per tensor, bf16 becomes another float.
 _CHANGED = ("quantize_dynamic", "qlinear")
+#: Precisions whose fast form, MatMulNBits, rounds the activations to int8 inside of ONNX Runtime.
+_NARROW = ("w8a16", "w4a16-g32")
 
 
 def check_passes(seed: int, precision: str | None) -> None:
@@ -68,6 +71,9 @@ def check_passes(seed: int, precision: str | None) -> None:
         inputs = sketch.inputs(env)
         got, lowered, written = session(inputs), interpret(graph, inputs), interpret(sketch.graph, inputs)
         for i, (value, rough) in enumerate(zip(sketch.graph.outputs, sketch.rough or (), strict=True)):
+            if precision in _NARROW and value.dtype is DType.f32:
+                assert relative_distance(lowered[i], got[i]) <= MODEL[DType.i8], f"seed {seed} at {env}, output {i}"
+                continue
             why = near(lowered[i], got[i], value.dtype, 20.0, rough, 1.0)
             assert why is None, f"seed {seed} at {env}, output {i}, as lowered: {why}"
             why = near(written[i], got[i], value.dtype, 20.0, rough, 1.0) if same else None

@@ -84,9 +84,8 @@ def way_of(at: Emitter, node: Node) -> Way:
         return "floats"
     x = quantised_activation(graph, node.inputs[0])
     if x is not None and weight.bits == 8 and weight.scale.shape[1] == 1:
-        kind = "dynamic" if graph.array(x[1]) is None else "static"
         unsigned = x[0].dtype is DType.u8
-        if unsigned and at.takes(f"{kind}-u8s8-linear"):
+        if unsigned and (_signed_weights(at, x[1]) or at.takes("dynamic-u8u8-linear")):
             return "integers"
         if at.takes(f"qdq-{'u8' if unsigned else 's8'}s8-linear"):
             return "qdq"
@@ -96,6 +95,13 @@ def way_of(at: Emitter, node: Node) -> Way:
         if weight.bits == 4 and at.takes("dequantize-int4-linear"):
             return "int4"
     return "floats"
+
+
+def _signed_weights(at: Emitter, scale: Value) -> bool:
+    """Whether the provider multiplies uint8, scaled by ``scale``, with int8. CPUs without VNNI saturate there and multiply uint8
+    with uint8 instead."""
+    kind = "dynamic" if at.graph.array(scale) is None else "static"
+    return at.takes(f"{kind}-u8s8-linear")
 
 
 def _block(weight: Quantised) -> int:
@@ -156,10 +162,14 @@ def _integers(at: Emitter, node: Node) -> str:
     assert found is not None and weight is not None and node.inputs[1] is not None
     q, scale, zero = found
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    matrix = at.constant(np.ascontiguousarray(weight.values.T), _stem(node.inputs[1]))
+    numbers, w_zero = np.ascontiguousarray(weight.values.T), None
+    if not _signed_weights(at, scale):
+        numbers = (numbers.astype(np.int16) + 128).astype(np.uint8)
+        w_zero = at.constant(np.full(numbers.shape[1], 128, np.uint8), "zero")
+    matrix = at.constant(numbers, _stem(node.inputs[1]))
     steps = at.constant(weight.scale.reshape(-1), f"{_stem(node.inputs[1])}.scale")
     inputs = [
-        at.name(q), matrix, at.name(scale), steps, None if zero is None else at.name(zero), None,
+        at.name(q), matrix, at.name(scale), steps, None if zero is None else at.name(zero), w_zero,
         None if bias is None else at.name(bias),
     ]  # fmt: skip
     name = at.op("MatMulIntegerToFloat", inputs, domain=MICROSOFT, dtype=DType.f32)

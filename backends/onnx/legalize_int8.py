@@ -124,7 +124,8 @@ def _static(graph: Graph, table: Table, context: PassContext) -> int:
         context.at(node)
         scale, zero = numbers
         kind = "conv" if any(u.op == "conv" for r in readers for u in r.output.users) else "linear"
-        unsigned = any(table.pays(form) for form in (f"static-u8s8-{kind}", f"qdq-u8s8-{kind}"))
+        forms = (f"static-u8s8-{kind}", f"qdq-u8s8-{kind}", f"dynamic-u8u8-{kind}")
+        unsigned = any(table.pays(form) for form in forms)
         if unsigned:
             dtype, zero = DType.u8, zero + 128
             moved += 1

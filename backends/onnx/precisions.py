@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .table import Table
 
+_STATIC = ("static-u8s8-linear", "dynamic-u8u8-linear", "qdq-u8s8-linear", "qdq-s8s8-linear")
 _FOUR_BITS = ("w4a16", "w4a16-g64", "w4a16-g32")
 
 
@@ -16,10 +17,10 @@ def precisions(table: Table) -> dict[str, tuple[str, ...]]:
     """
     half = ("bf16",) if table.pays("matmul", "bf16") or table.pays("matmul", "f16") else ()
     linear = ["f32", *half]
-    if any(table.pays(f"dynamic-{kind}-linear") for kind in ("u8s8", "u8u8")):
-        linear.append("w8a8-dynamic")
-    if table.pays("static-u8s8-linear") or any(table.pays(f"qdq-{kind}-linear") for kind in ("u8s8", "s8s8")):
+    if any(table.pays(form) for form in _STATIC):
         linear.append("w8a8")
+    if any(table.pays(f"dynamic-{kind}-linear") for kind in ("u8s8", "u8u8")):
+        linear.append("w8a8-dynamic")  # behind w8a8: no faster, and one scale that is not calibrated holds less
     if any(table.takes(form) for form in ("matmul-nbits-8", "matmul-nbits-8-int8")):
         linear.append("w8a16")
     if any(table.takes(form) for form in ("matmul-nbits-4", "matmul-nbits-4-int8", "dequantize-int4-linear")):

@@ -73,7 +73,7 @@ def agrees(sketch: Sketch, forms: Sequence[str], slack: float = 1.0, opset: int 
 
 
 # -- products -----------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("form", ["dynamic-u8s8-linear", "qdq-u8s8-linear", ""])
+@pytest.mark.parametrize("form", ["dynamic-u8s8-linear", "dynamic-u8u8-linear", "qdq-u8s8-linear", ""])
 def test_one_range_found_at_run_time(form: str) -> None:
     g = Sketch()
     x = g("dequantize", *g.both("quantize_tensor", g.input(B, S, 64)))
@@ -84,18 +84,20 @@ def test_one_range_found_at_run_time(form: str) -> None:
 
 
 @pytest.mark.parametrize("zero", [None, 100])
-@pytest.mark.parametrize("form", ["static-u8s8-linear", "qdq-u8s8-linear", ""])
+@pytest.mark.parametrize("form", ["static-u8s8-linear", "dynamic-u8u8-linear", "qdq-u8s8-linear", ""])
 def test_a_range_known_at_compile_time(form: str, zero: int | None) -> None:
     g = Sketch()
     operands = [g.const(np.float32(0.05)), g.const(np.uint8(0 if zero is None else zero))][: 1 if zero is None else 2]
     q = g("quantize", g.input(B, S, 64), *operands, dtype=DType.u8, division=True)
     g.output(g("linear", g("dequantize", q, *operands), weight(g), bias(g)))
     found = operators(agrees(g, [form] if form else [], slack=4.0))
-    assert ("com.microsoft:MatMulIntegerToFloat" in found) == (form == "static-u8s8-linear")
-    assert ("MatMul" in found) == (form != "static-u8s8-linear")
+    whole = form in ("static-u8s8-linear", "dynamic-u8u8-linear")
+    assert ("com.microsoft:MatMulIntegerToFloat" in found) == whole
+    assert ("MatMul" in found) != whole
 
 
-def test_integers_are_multiplied_exactly() -> None:
+@pytest.mark.parametrize("form", ["static-u8s8-linear", "dynamic-u8u8-linear"])
+def test_integers_are_multiplied_exactly(form: str) -> None:
     """With scales of one and sums that f32 holds, no bit may differ: a kernel that saturates pairs of products would show."""
     g = Sketch()
     full = lambda rng, shape: np.where(rng.random(shape) < 0.5, 255.0, 0.0).astype(np.float32)  # noqa: E731
@@ -104,7 +106,7 @@ def test_integers_are_multiplied_exactly() -> None:
     signs = np.where(RNG.random((24, 64)) < 0.5, 127, -127)
     w = g("dequantize", g.const(signs, DType.i8), g.const(np.ones((24, 1))))
     g.output(g("linear", g("dequantize", q, one, zero), w))
-    session = Session(g.graph, takes=takes("static-u8s8-linear"))
+    session = Session(g.graph, takes=takes(form))
     inputs = g.inputs({"b": 3, "s": 17})
     assert np.array_equal(session(inputs)[0], interpret(g.graph, inputs)[0])
 

@@ -44,12 +44,15 @@ from . import (  # noqa: F401  (they register their handlers)
     signals,
     windows,
 )
-from .failing import NotFixed, all_failures
+from .failing import NotFixed, all_failures, guesses
 from .importing import Failure, Importer
 from .inputs import checked_examples, example_inputs, in_words, usual_sizes
 from .narrowing import caps
 from .reading import OnnxModel, read_model, source_digest
 from .types import dtype_of, plain
+
+#: How often a model that does not fit together is read again to find out which of its dimensions are one.
+MOST_GUESSES = 8
 
 
 def capture_onnx(
@@ -91,8 +94,23 @@ def capture_onnx(
                 break
             reader, failures = narrowed, again
     if failures:
-        raise all_failures(failures)
+        raise all_failures(failures, _equal_sizes(reader, dims or {}, fixed or {}, failures))
     return reader.captured(examples, seed)
+
+
+def _equal_sizes(
+    reader: _Reader, dims: Mapping[str, DimWish], fixed: Mapping[str, Any], failures: Sequence[Failure]
+) -> str | None:
+    """What would let more of the model be read: two names of one size, or a size that is a number. Found by trying."""
+    named = {symbol: given for given, symbol in reader.names.items()}
+    tried = [g for g in guesses(failures, named) if isinstance(g[1], int) or g[1] in named]
+    for name, other in tried[:MOST_GUESSES]:
+        one, same = named[name], other if isinstance(other, int) else named[other]
+        again = _Reader(reader.model, {**dims, one: same}, fixed).run()
+        if failures[0].node not in {f.node for f in again}:
+            said = f"if {one} and {same} are the same" if isinstance(same, str) else f"if {one} is always {same}"
+            return f"{said}, say --dim {one}={same}"
+    return None
 
 
 class _Reader:
@@ -120,7 +138,7 @@ class _Reader:
         self.inputs: list[CapturedInput] = []
         self.notes: list[str] = []
         self._wishes, self._fixed = dict(wishes), dict(fixed)
-        self._names: dict[str, str] = {}
+        self.names: dict[str, str] = {}
         self._assumed: set[str] = set()
         self._alone = {d.dim_param for i in proto.graph.input for d in i.type.tensor_type.shape.dim}
         self.scope: dict[str, Any] = {}
@@ -216,12 +234,12 @@ class _Reader:
         """The dimension that the file calls ``given``: a name, or an expression of names ("past + 1")."""
         wish = self._wishes.get(given)
         if isinstance(wish, int):
-            self._names[given] = ""
+            self.names[given] = ""
             return wish
         if isinstance(wish, str):
             if wish in (given, *seen):
                 raise UsageError(f"the dimension {given!r} is said to equal itself")
-            self._names[given] = ""
+            self.names[given] = ""
             if wish not in self._alone:
                 hint = nearest(wish, sorted(filter(None, self._alone)))
                 raise UsageError(
@@ -230,7 +248,7 @@ class _Reader:
             return self._named(wish, (*seen, given))
         if wish is None and (parsed := self._expression(given)) is not None:
             return dims_of.substitute(parsed, {s: self._named(s) for s in dims_of.symbols(parsed)})
-        name = self._names.setdefault(given, self._unique(identifier(given)))
+        name = self.names.setdefault(given, self._unique(identifier(given)))
         if name not in self.graph.symbols:
             lower, upper = (1, DEFAULT_UPPER) if wish is None else (int(wish[0]), int(wish[1]))
             if name in self.bounded:
@@ -255,7 +273,7 @@ class _Reader:
         return parsed if meant else None
 
     def _unique(self, name: str) -> str:
-        taken, result, count = set(self._names.values()), name, 1
+        taken, result, count = set(self.names.values()), name, 1
         while result in taken:
             count += 1
             result = f"{name}_{count}"
@@ -263,8 +281,8 @@ class _Reader:
 
     def _check_wishes(self) -> None:
         for name in self._wishes:
-            if name not in self._names:
-                hint = nearest(name, list(self._names), "" if self._names else "every dimension of this model is fixed")
+            if name not in self.names:
+                hint = nearest(name, list(self.names), "" if self.names else "every dimension of this model is fixed")
                 raise UsageError(f"the model has no dimension {name!r}", hint)
 
     def captured(self, examples: Mapping[str, Any] | Sequence[Any] | None, seed: int) -> Captured:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from google.protobuf.message import DecodeError
 from onnx import GraphProto, ModelProto, TensorProto
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from ...errors import CaptureError, UsageError
 from ...types import DType
+from .checking import check_graph, is_text
 from .registry import STANDARD, domain_of
 from .types import array_of, dtype_of, type_name
 
@@ -91,7 +91,7 @@ def read_model(source: Any) -> OnnxModel:
 
 def _check(model: OnnxModel) -> None:
     proto, name = model.proto, model.name
-    if not proto.opset_import or not (proto.graph.node or proto.graph.output):
+    if not proto.opset_import or not (proto.graph.node or proto.graph.output) or not is_text(proto):
         raise CaptureError(f"{name} is no ONNX model, or it is damaged", "export it or copy it again")
     version = model.opsets.get(STANDARD)
     if version is not None and version > NEWEST:
@@ -107,62 +107,7 @@ def _check(model: OnnxModel) -> None:
     for tensor in tensors(proto.graph):
         if uses_external_data(tensor):
             _place(tensor, model.folder, name)
-    _check_order(proto.graph, set(), name)
-    try:
-        onnx.shape_inference.infer_shapes(_inferable(proto), check_type=True, strict_mode=True, data_prop=False)
-    except Exception as error:  # it raises its own error types, which are no public names
-        text = str(error).strip().splitlines()
-        reason = next((line for line in reversed(text) if line.strip()), "its types do not fit")
-        if "ypeInference" in str(error) or "type" in reason.lower() or "ShapeInference" in str(error):
-            raise CaptureError(f"{name} is inconsistent: {reason.strip()}", "onnx.checker says more") from error
-
-
-def _inferable(proto: ModelProto) -> ModelProto:
-    """The model, with the default axes of MeanVarianceNormalization written out: onnx's inference forgets them."""
-
-    def silent(node: onnx.NodeProto) -> bool:
-        return node.op_type == "MeanVarianceNormalization" and not node.attribute
-
-    if not any(silent(node) for node in proto.graph.node):
-        return proto
-    twin = ModelProto()
-    twin.CopyFrom(proto)
-    for node in twin.graph.node:
-        if silent(node):
-            node.attribute.append(onnx.helper.make_attribute("axes", [0, 2, 3]))
-    return twin
-
-
-def _check_order(graph: GraphProto, outer: set[str], name: str) -> None:
-    """Every node reads what nodes before it compute.
-
-    Raises:
-        CaptureError: one reads what comes later (a cycle, or nodes out of order), or what nobody computes.
-    """
-    computed = {n for node in graph.node for n in node.output if n}
-    seen = outer | {i.name for i in graph.input} | {t.name for t in graph.initializer}
-    seen |= {t.values.name for t in graph.sparse_initializer}
-    for node in graph.node:
-        label = node.name or node.op_type
-        for needed in node.input:
-            if needed and needed not in seen:
-                if needed in computed:
-                    raise CaptureError(
-                        f"{name} is not in order: the node {label!r} reads {needed!r}, which is computed after it or from it"
-                        " (a cycle)",
-                        "onnx.checker.check_model says more",
-                    )
-                raise CaptureError(f"{name} is incomplete: the node {label!r} reads {needed!r}, which nothing computes")
-        again = next((n for n in node.output if n and n in seen and n not in outer), None)
-        if again is not None:
-            raise CaptureError(f"{name} computes {again!r} twice, the second time in the node {label!r}")
-        seen |= {n for n in node.output if n}
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                _check_order(attribute.g, seen, name)
-    missing = [o.name for o in graph.output if o.name not in seen]
-    if missing:
-        raise CaptureError(f"{name} is incomplete: nothing computes its output {missing[0]!r}")
+    check_graph(proto, model.opsets, name)
 
 
 def tensors(graph: GraphProto) -> Iterator[TensorProto]:

@@ -70,11 +70,12 @@ class Entry:
         return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
 
     @cached_property
-    def required(self) -> list[str]:
-        """Names of the operands that it cannot do without."""
+    def required(self) -> list[int]:
+        """Places of the operands that it cannot do without: without a default, and not said to be None now and then."""
         parameters = list(inspect.signature(self.handler).parameters.values())[1:]
         positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        return [p.name for p in positional if p.default is p.empty]
+        needed = [p.default is p.empty and "None" not in str(p.annotation) for p in positional]
+        return [i for i, must in enumerate(needed) if must]
 
     def check(self, operands: Sequence[Any], attributes: Mapping[str, Any]) -> None:
         """Return where the handler knows all it is given.
@@ -88,7 +89,7 @@ class Entry:
                 raise Unsupported(f"its attribute {unknown[0]!r} is not supported")
         if self.operands is not None and len(operands) > self.operands:
             raise Unsupported(f"it has {len(operands)} inputs where {self.operands} are known")
-        for number in range(len(self.required)):
+        for number in self.required:
             if number >= len(operands) or operands[number] is None:
                 raise Unsupported(f"its input number {number + 1} is missing")
 

@@ -11,7 +11,7 @@ from ...dims import product as product_of
 from ...graph import Value
 from ...types import DType
 from ..unsupported import Unsupported
-from . import microsoft_blocks, microsoft_decoders  # noqa: F401  (they register their handlers)
+from . import microsoft_blocks, microsoft_decoders, microsoft_refused  # noqa: F401  (they register what they know)
 from .delegating import standard
 from .importing import Importer
 from .microsoft import channels_last as to_last

@@ -170,3 +170,11 @@ def test_refused() -> None:
                            ("g",), outputs=("y", "mean"))  # fmt: skip
     with pytest.raises(CaptureError, match="statistics"):
         statistics.graph()
+
+
+@pytest.mark.parametrize(
+    ("op", "why"), [("Inverse", "not supported"), ("Unique", "depends on the data"), ("QMoE", "experts")]
+)
+def test_known_and_not_read(op: str, why: str) -> None:
+    with pytest.raises(CaptureError, match=f"com.microsoft::{op} .*{why}"):
+        microsoft(op, {"x": f32(3, 3)}).graph()

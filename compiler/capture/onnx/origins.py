@@ -30,8 +30,18 @@ def origin(node: NodeProto, outer: Sequence[str]) -> tuple[str, str | None]:
     name = node.name or next(filter(None, node.output), node.op_type)
     if name.startswith("/"):
         parts = name.strip("/").split("/")
-        name = ".".join(parts[:-1]) if len(parts) > 1 else parts[0]
+        name = _joined(parts[:-1]) if len(parts) > 1 else parts[0]
     return ".".join([*(o.strip("/").replace("/", ".") for o in outer if o), name]) if outer else name, location
+
+
+def _joined(parts: Sequence[str]) -> str:
+    """The path of a module from its scopes. A member of an ``nn.Sequential`` is called ``layers.0`` inside of ``layers``."""
+    kept: list[str] = []
+    for part in parts:
+        if kept and part.startswith(f"{kept[-1]}."):
+            kept.pop()
+        kept.append(part)
+    return ".".join(kept)
 
 
 def _scopes(text: str) -> list[str]:

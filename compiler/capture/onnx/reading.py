@@ -54,6 +54,7 @@ class OnnxModel:
         """
         if uses_external_data(tensor):
             return _external(tensor, self.folder, self.name)
+        dtype_of_tensor(tensor)  # says what is wrong with it
         return array_of(tensor)
 
 

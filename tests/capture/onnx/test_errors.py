@@ -88,6 +88,8 @@ CASES: dict[str, tuple[ModelProto, str, str]] = {
         model([node("SequenceLength", ["x"], ["z"])], [helper.make_tensor_sequence_value_info("x", F, None)]),
         "the input 'x' is a sequence, and inputs are tensors", ""),
     "no shape": (model([NEG], [port("x", F, None)]), "the input 'x' has no shape", "make_tensor_value_info"),
+    "a tensor of uint16": (
+        model([node("Identity", ["x"], ["z"])], stored={"w": np.ones(3, np.uint16)}), "'w' holds uint16", ""),
     "a damaged tensor": (damaged(), "the tensor 'w' of the ONNX model is damaged", ""),
     "a size from the data": (model([node("NonZero", ["x"], ["z"])]), "the size of its result depends on the data", ""),
     "chance": (model([node("RandomNormalLike", ["x"], ["z"])]), "it draws random numbers", ""),

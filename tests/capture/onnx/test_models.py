@@ -3,6 +3,7 @@ they are captured from PyTorch, under the same names."""
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 
@@ -59,7 +60,9 @@ def checked(name: str, attention: str, path: Path, *, dynamo: bool) -> None:
     agrees(captured, path, entry)
     for node in captured.graph.nodes:  # what plans speak of
         if node.op == "linear":
-            module.get_submodule(node.name if dynamo else node.name.removeprefix("model."))
+            path = node.name if dynamo else node.name.removeprefix("model.")
+            again = re.fullmatch(r"(.*)_\d+", path)  # the older exporter numbers the calls of one module
+            module.get_submodule(again.group(1) if again and not dynamo else path)
     if name in LAYERS:
         assert inner_layer(finished(captured)[2]) == LAYERS[name]
 

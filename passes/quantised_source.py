@@ -20,7 +20,6 @@ from ..compiler.types import DType
 from .canonicalize import hoist_constants
 from .integer_products import float_product
 from .signed_source import Signed
-from .wide_weights import centre_weight
 
 _PRODUCTS = ("linear", "matmul", "conv")
 #: Ops that only move the elements of their first operand.
@@ -47,10 +46,6 @@ class QuantisedSource:
             if node.op in _PRODUCTS and node._graph is not None:
                 context.at(node)
                 changed += _product(graph, node)
-        for node in list(graph.nodes):
-            if node.op in _PRODUCTS and _quantised(node.inputs[0]):
-                context.at(node)
-                changed += centre_weight(graph, node)
         for node in list(graph.nodes):
             if node.op in ("embedding", "gather"):
                 context.at(node)

@@ -7,10 +7,39 @@ greatest u8 they do not fit, and there are two products, of halves: twice the wo
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
 
 from ..compiler.graph import Graph, Node, Value
+from ..compiler.pass_protocol import PassContext, PassResult
 from ..compiler.types import DType
+
+
+@dataclass(frozen=True)
+class CentreWeights:
+    """Make int8 weights without zero points of those that have them, in front of quantised x, for kernels that want that."""
+
+    name: ClassVar[str] = "centre-weights"
+    version: ClassVar[int] = 1
+
+    def run(self, graph: Graph, context: PassContext) -> PassResult:
+        changed = 0
+        for node in list(graph.nodes):
+            if node.op in ("linear", "conv"):
+                context.at(node)
+                changed += _reads_int8(graph, node) and centre_weight(graph, node)
+        graph.sweep()
+        return PassResult(bool(changed))
+
+
+def _reads_int8(graph: Graph, node: Node) -> bool:
+    """Whether x is quantised, that of a convolution with constants: one whose range is found at run time stays float."""
+    made = None if node.inputs[0] is None else node.inputs[0].node
+    if made is None or made.op != "dequantize":
+        return False
+    return node.op == "linear" or all(graph.array(v) is not None for v in made.operands[1:])
 
 
 def centre_weight(graph: Graph, node: Node) -> bool:

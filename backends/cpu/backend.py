@@ -14,6 +14,7 @@ from ...compiler.errors import LoweringError, ToolchainError
 from ...compiler.graph import Graph, Node
 from ...compiler.profile import phase
 from ...compiler.target import Capabilities, LaunchCost, MeasureRequest, Target
+from ...passes.wide_weights import CentreWeights
 from . import isa
 from .channels_last import ChannelsLast
 from .custom_ops import explained
@@ -55,7 +56,7 @@ class CpuBackend:
         )
 
     def passes(self, target: Target) -> Mapping[str, Sequence[Pass]]:
-        return {"legalize": (ChannelsLast(), Legalize()), "fuse": (Fuse(),)}
+        return {"legalize": (CentreWeights(), ChannelsLast(), Legalize()), "fuse": (Fuse(),)}
 
     def supports(self, node: Node, target: Target) -> str | None:
         """None if ``node`` lowers on its own, else the reason why not."""

@@ -102,55 +102,6 @@ def test_a_bias_stays_where_the_sum_without_it_is_wanted() -> None:
     assert len(product(g)[0].operands) == 2
 
 
-def wide(groups: int = 1, low: int = 0, high: int = 256, extremes: bool = False) -> Callable[[Sketch, bool], None]:
-    def write(g: Sketch, convolve: bool) -> None:
-        rng = np.random.default_rng(3)
-        shape = (8, 8 // groups, 3, 3) if convolve else (8, 16)
-        q = rng.integers(low, high, shape)
-        q[:, 0], q[:, -1] = (low, high - 1) if extremes else (q[:, 0], q[:, -1])
-        scale = g.const(np.linspace(0.1, 1, 8).reshape(8, *(1 for _ in shape[1:])))
-        w = g("dequantize", g.const(q, U8), scale, g.const(100, U8))
-        if convolve:
-            s, z = g.const(np.float32(0.05)), g.const(3, I8)
-            x = g("dequantize", g("quantize", g.input(B, 8, 6, S), s, z, division=True), s, z)
-            g.output(g("conv", x, w, g.random(8), stride=(1, 1), padding=(1, 1), dilation=(1, 1), groups=groups))
-        else:
-            g.output(g("linear", activations(g), w, g.random(8)))
-
-    return write
-
-
-@pytest.mark.parametrize("convolve", [False, True])
-@pytest.mark.parametrize(("high", "extremes"), [(250, False), (250, True), (256, True)])
-def test_weights_that_take_all_of_u8(high: int, extremes: bool, convolve: bool) -> None:
-    g = Sketch()
-    wide(high=high, extremes=extremes)(g, convolve)
-    assert source(g)
-    found = [n for n in g.graph.nodes if n.op in ("linear", "conv")]
-    for node in found:
-        assert node.inputs[1] is not None and node.inputs[1].node is not None
-        usual(g, node.inputs[1].node)
-    sums = [n for n in g.graph.nodes if n.op == "reduce_sum"]
-    halves = high == 256
-    assert len(found) == (2 if halves or convolve else 1) and len(sums) == (0 if halves or convolve else 1)
-
-
-def test_a_lone_channel_has_a_sum_of_its_own() -> None:
-    g = Sketch()
-    wide(groups=8, high=250)(g, True)
-    assert source(g)
-    assert [n.inputs[1].shape[0] for n in g.graph.nodes if n.op == "conv"] == [8, 8]  # type: ignore[union-attr]
-
-
-def test_int8_weights_that_hold_the_least_number() -> None:
-    g = Sketch()
-    array = np.random.default_rng(1).integers(-120, 100, (8, 16))
-    array[3, 5] = -128
-    g.output(g("linear", activations(g), g("dequantize", g.const(array, I8), g.const(np.full((8, 1), 0.1)))))
-    assert source(g)
-    usual(g, product(g)[2])
-
-
 MOVES: dict[str, Callable[[Sketch, Value], Value]] = {
     "itself": lambda g, q: q,
     "reshape": lambda g, q: g("reshape", q, shape=(B * S, 16)),

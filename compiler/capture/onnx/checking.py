@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import onnx
 from google.protobuf.message import Message
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
@@ -12,6 +13,8 @@ from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 from ...errors import CaptureError
 from .registry import STANDARD, domain_of
 
+#: Elements of a weight up to which it may decide a shape.
+SMALL = 1024
 #: What onnx puts in front of what it says.
 _TAGS = re.compile(r"\[\w+Error\]\s*|Inference error\(s\):\s*|\(op_type:([\w.]+)(?:, node name: ([^)]*))?\):?\s*")
 
@@ -187,16 +190,25 @@ def _plainly(reason: str) -> str:
 
 
 def _inferable(proto: ModelProto) -> ModelProto:
-    """The model, with the default axes of MeanVarianceNormalization written out: onnx's inference forgets them."""
-
-    def silent(node: onnx.NodeProto) -> bool:
-        return node.op_type == "MeanVarianceNormalization" and not node.attribute
-
-    if not any(silent(node) for node in proto.graph.node):
-        return proto
-    twin = ModelProto()
-    twin.CopyFrom(proto)
+    """The model as onnx's inference takes it: without the data of large weights, which it would copy three times over, and with
+    the default axes of MeanVarianceNormalization written out, which it forgets."""
+    twin = ModelProto(ir_version=proto.ir_version)
+    twin.opset_import.extend(proto.opset_import)
+    twin.functions.extend(proto.functions)
+    graph = proto.graph
+    twin.graph.name = graph.name
+    for field in ("input", "output", "value_info", "node", "sparse_initializer"):
+        getattr(twin.graph, field).extend(getattr(graph, field))
+    for tensor in graph.initializer:
+        made = twin.graph.initializer.add()
+        if np.prod(tensor.dims, dtype=np.int64) <= SMALL:
+            made.CopyFrom(tensor)
+            continue
+        made.name, made.data_type = tensor.name, tensor.data_type
+        made.dims.extend(tensor.dims)
+        made.data_location = TensorProto.EXTERNAL
+        made.external_data.add(key="location", value="elsewhere")
     for node in twin.graph.node:
-        if silent(node):
+        if node.op_type == "MeanVarianceNormalization" and not node.attribute:
             node.attribute.append(onnx.helper.make_attribute("axes", [0, 2, 3]))
     return twin

@@ -93,9 +93,9 @@ def _side_by_side(
     settings = find_provider(provider).settings
     given = {k: v.replace("{threads}", "1") for k, v in settings.options.items()}
     job = {
-        "provider": settings.provider, "options": given, "optimize": settings.optimize, "core": cores(1)[0],
+        "provider": settings.provider, "options": given, "core": cores(1)[0],
         "seconds": options.seconds, "inputs": str(place / "inputs.npz"), "result": str(place / "result.json"),
-        "models": {name: str(path) for name, path in paths.items()}, "shapes": list(timed), "texts": len(samples),
+        "models": _with_levels(paths, settings.optimize), "shapes": list(timed), "texts": len(samples),
         "mean": model.mean,
     }  # fmt: skip
     (place / "job.json").write_text(json.dumps(job))
@@ -106,6 +106,16 @@ def _side_by_side(
         raise RuntimeError(f"the comparison through {provider} ended with status {done.returncode}")
     result: dict[str, Any] = json.loads((place / "result.json").read_text())
     return result
+
+
+def _with_levels(paths: Mapping[str, Path], optimize: bool) -> dict[str, tuple[str, bool]]:
+    """Model and whether ONNX Runtime rewrites it: planish's as its exports say, a peer's in the way that is faster for it, which
+    is not known before; so both ways take part."""
+    found = {name: (str(path), optimize if name.startswith("planish ") else True) for name, path in paths.items()}
+    if not optimize:
+        peers = {n: p for n, p in paths.items() if not n.startswith("planish ")}
+        found |= {f"{name}, not rewritten": (str(path), False) for name, path in peers.items()}
+    return found
 
 
 def beside(found: Mapping[str, Any], shape: str, clock: Any) -> tuple[str, str, float] | None:

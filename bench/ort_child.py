@@ -2,11 +2,11 @@
 
 It stands by itself, because the provider may be installed in an environment without planish. The job::
 
-    {"provider": NAME, "options": {...}, "optimize": true, "core": 1, "seconds": 20, "inputs": FILE.npz, "result": FILE.json,
-     "models": {NAME: PATH}, "shapes": [LABEL, ...], "texts": COUNT, "mean": true}
+    {"provider": NAME, "options": {...}, "core": 1, "seconds": 20, "inputs": FILE.npz, "result": FILE.json,
+     "models": {NAME: [PATH, OPTIMIZE]}, "shapes": [LABEL, ...], "texts": COUNT, "mean": true}
 
 ``inputs`` holds ``LABEL/INPUT`` for what is timed and ``NUMBER/INPUT`` for what quality is judged on, with ``NUMBER/reference``:
-what float32 PyTorch gives for it. ``mean``: outputs are compared as the mean over their second axis.
+what float32 PyTorch gives for it. ``OPTIMIZE``: ONNX Runtime rewrites the graph before the provider sees it. ``mean``: outputs are compared as the mean over their second axis.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main(path: str) -> None:
     for key in stored.files:
         group, _, name = key.partition("/")
         groups.setdefault(group, {})[name] = stored[key]
-    sessions = {name: opened(model, job) for name, model in job["models"].items()}
+    sessions = {name: opened(model, optimize, job) for name, (model, optimize) in job["models"].items()}
     result: dict[str, Any] = {"versions": {"onnxruntime": onnxruntime.__version__}, "speed": {}, "quality": {}}
     for shape in job["shapes"]:
         result["speed"][shape] = interleaved(sessions, groups[shape], job["seconds"])
@@ -46,12 +46,12 @@ def main(path: str) -> None:
     Path(job["result"]).write_text(json.dumps(result))
 
 
-def opened(model: str, job: dict[str, Any]) -> onnxruntime.InferenceSession:
+def opened(model: str, optimize: bool, job: dict[str, Any]) -> onnxruntime.InferenceSession:
     """A session on one thread."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    if not job["optimize"]:
+    if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(model, options, providers=[(job["provider"], job["options"])])
 

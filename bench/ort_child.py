@@ -6,7 +6,8 @@ It stands by itself, because the provider may be installed in an environment wit
      "models": {NAME: [PATH, OPTIMIZE]}, "shapes": [LABEL, ...], "texts": COUNT, "mean": true}
 
 ``inputs`` holds ``LABEL/INPUT`` for what is timed and ``NUMBER/INPUT`` for what quality is judged on, with ``NUMBER/reference``:
-what float32 PyTorch gives for it. ``OPTIMIZE``: ONNX Runtime rewrites the graph before the provider sees it. ``mean``: outputs are compared as the mean over their second axis.
+what float32 PyTorch gives for it. ``OPTIMIZE``: ONNX Runtime rewrites the graph before the provider sees it. ``mean``: outputs
+are compared as the mean over their second axis.
 """
 
 from __future__ import annotations

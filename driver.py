@@ -272,9 +272,7 @@ def compile(
     artifact.examples = captured.examples
     notes: list[Any] = [*taken.notes, *captured.notes]
     if captured.made_up and calibration is None and any(rule.precision.activation.dtype == "i8" for rule in plan.rules):
-        notes.append(
-            Note("ranges of activations were taken from inputs that are made up; give calibration data", "warning")
-        )
+        notes.append(Note("int8 was fitted to inputs that are made up; give calibration data", "warning"))
     artifact.report["notes"] = [*notes, *artifact.report["notes"]]
     return artifact
 

@@ -227,7 +227,7 @@ def check_output(path: Path) -> None:
     """Raise a UsageError where ``path`` cannot become an artifact: before the work, not after it."""
     if path.is_dir():
         raise UsageError(f"{str(path)!r} is a folder", f"write -o {path / 'model.planish'}")
-    if path.suffix in (".py", ".pt2"):
+    if path.suffix in (".py", ".pt2", ".onnx"):
         raise UsageError(f"-o {str(path)!r} would overwrite a source", f"write -o {path.stem}.planish")
     if not path.resolve().parent.is_dir():
         raise UsageError(f"there is no folder {str(path.resolve().parent)!r} to write {path.name} to", "make it first")

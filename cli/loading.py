@@ -29,7 +29,7 @@ def existing(path: Path) -> Path:
         near = difflib.get_close_matches(path.name, [p.name for p in folder.glob("*.planish")], 1, 0.3)
         hint = f"did you mean {str(folder / near[0])!r}?" if near else "planish compile FILE.py:callable makes one"
         raise UsageError(f"there is no file {str(path)!r}", hint)
-    if path.suffix in (".py", ".pt2"):
+    if path.suffix in (".py", ".pt2", ".onnx"):
         raise UsageError(
             f"{str(path)!r} is a source, not a compiled model", f"planish compile {path} -o {path.stem}.planish"
         )

@@ -270,6 +270,16 @@ def test_no_such_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "net.onnx" in hint
 
 
+def test_a_source_is_no_artifact_and_is_not_overwritten(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (folder / "net.onnx").read_bytes()
+    message, hint = refused(capsys, 2, "run", folder / "net.onnx")
+    assert message == f"'{folder}/net.onnx' is a source, not a compiled model"
+    assert f"planish compile {folder}/net.onnx" in hint
+    message, hint = refused(capsys, 2, "compile", folder / "net.onnx", "-o", folder / "net.onnx")
+    assert "would overwrite a source" in message
+    assert (folder / "net.onnx").read_bytes() == before
+
+
 @pytest.mark.parametrize("size", [0, 7, 3000])
 def test_a_damaged_file(folder: Path, size: int, capsys: pytest.CaptureFixture[str]) -> None:
     """Empty, cut in the head, cut in the weights."""

@@ -21,8 +21,8 @@ class Note:
 
     Attributes:
         text: a plain sentence.
-        kind: ``decision`` (what was chosen and why), ``miss`` (a rule that never fired), ``change`` (the target computes something
-            in another way than the plan says) or ``warning``.
+        kind: ``decision`` (what was chosen and why), ``miss`` (a rule that never fired), ``change`` (the target computes
+            something in another way than the plan says) or ``warning``.
         node: name of the node it is about; empty for the whole graph.
         by: the pass that wrote it; filled in by the pipeline.
     """

@@ -9,7 +9,8 @@ from pathlib import Path
 
 REFERENCE = Path(__file__).resolve().parent / "cli.md"
 COMMANDS = (
-    "compile", "explain", "report", "bisect", "run", "export", "inspect", "bench", "verify", "passes", "targets", "doctor", "cache",
+    "compile", "explain", "report", "bisect", "run", "export", "inspect", "bench", "verify", "passes", "targets", "doctor",
+    "cache",
 )  # fmt: skip
 
 HEAD = """\

@@ -1,7 +1,8 @@
 """Sums down columns as matrix products.
 
-A sum over an axis that is not the last one would have to gather elements that lie far apart, or write its operand transposed. As
-``ones [1, S] @ x [S, N]`` it reads x once, in order. A factor for each row (the mask of mean pooling) takes the place of the ones.
+A sum over an axis that is not the last one would have to gather elements that lie far apart, or write its operand transposed.
+As ``ones [1, S] @ x [S, N]`` it reads x once, in order. A factor for each row (the mask of mean pooling) takes the place of the
+ones.
 """
 
 from __future__ import annotations

@@ -68,6 +68,14 @@ def integer_range(graph: Graph, value: Value | None, depth: int = _DEPTH) -> tup
         return low[0], max(low[0], high[1] - 1)
     if node.op in (*_VIEWS, "gather", "cast"):
         return integer_range(graph, node.inputs[0], depth - 1)
+    if node.op == "clamp":
+        whole = np.iinfo(value.dtype.numpy)
+        low, high = integer_range(graph, node.inputs[0], depth - 1) or (int(whole.min), int(whole.max))
+        least, most = node.attrs["min"], node.attrs["max"]
+        if isinstance(least, (int, type(None))) and isinstance(most, (int, type(None))):
+            ends = [low if least is None else max(low, least), high if least is None else max(high, least)]
+            return ends[0] if most is None else min(ends[0], most), ends[1] if most is None else min(ends[1], most)
+        return None
     if node.op in ("add", "sub", "mul", "minimum", "maximum"):
         a = integer_range(graph, node.inputs[0], depth - 1)
         b = integer_range(graph, node.inputs[1], depth - 1)

@@ -43,6 +43,8 @@ def grid(graph: Graph, value: Value | None, depth: int = _DEPTH) -> Grid | None:
     if run is not None:
         return Grid(run.start, {run.axis: (run.step, run.length)})
     node, rank = value.node, value.type.rank
+    if node.op == "reshape":
+        return _reshaped(value, node.inputs[0], grid(graph, node.inputs[0], depth - 1))
     if node.op == "mul":
         for at in (0, 1):
             inner, factor = grid(graph, node.inputs[at], depth - 1), uniform(graph, node.inputs[1 - at])
@@ -62,6 +64,17 @@ def grid(graph: Graph, value: Value | None, depth: int = _DEPTH) -> Grid | None:
             return None
         return Grid(left.start + right.start, {**moved[0], **moved[1]})
     return None
+
+
+def _reshaped(value: Value, source: Value | None, found: Grid | None) -> Grid | None:
+    """``found`` of ``source`` in another shape, where it is along one axis and stays so."""
+    if source is None or found is None or len(found.axes) != 1:
+        return None
+    ((axis, (step, length)),) = found.axes.items()
+    to = [i for i, d in enumerate(value.shape) if d != 1]
+    if any(d != 1 for i, d in enumerate(source.shape) if i != axis) or len(to) != 1 or value.shape[to[0]] != length:
+        return None
+    return Grid(found.start, {to[0]: (step, length)})
 
 
 def _rank(value: Value | None) -> int:

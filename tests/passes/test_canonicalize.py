@@ -104,6 +104,25 @@ BECOMES: dict[str, tuple[Write, list[str]]] = {
     "two expands": (lambda g: g("expand", g("expand", g.input(1, 1), shape=(1, S)), shape=(B, S)), ["expand"]),
     "gather by a range": (lambda g: g("gather", g.input(B, 2 * S), g("arange", end=S), axis=1), ["slice"]),
     "gather by a grid": (lambda g: g("gather", g.input(B * S, 2), rows_and_columns(g, S), axis=0), ["reshape"]),
+    "gather by a grid whose rows are reshaped": (
+        lambda g: g(
+            "gather",
+            g.input(B * 7, 2),
+            g(
+                "add",
+                g.const(np.arange(7).reshape(1, 7)),
+                g("reshape", g("mul", g("arange", end=B), g.const(np.int64(7))), shape=(B, 1)),
+            ),
+            axis=0,
+        ),
+        ["reshape"],
+    ),
+    "wrapping ids that are not negative": (
+        lambda g: (
+            lambda ids: g("where", g("lt", ids, g.const(np.int64(0))), g("add", ids, g.const(np.int64(5))), ids)
+        )(g("clamp", g.input(B, dtype=I64), min=0, max=4)),
+        ["clamp"],
+    ),
     "gather by the first rows of a grid": (
         lambda g: g("gather", g.input(B * S + 4, 2), rows_and_columns(g, S), axis=0),
         ["slice", "reshape"],
@@ -155,6 +174,12 @@ STAYS: dict[str, tuple[Write, str]] = {
     "strided slices": (
         lambda g: g("slice", g("slice", g.input(9), axis=0, start=0, end=9, step=2), axis=0, start=1, end=3),
         "slice",
+    ),
+    "wrapping ids that may be negative": (
+        lambda g: (
+            lambda ids: g("where", g("lt", ids, g.const(np.int64(0))), g("add", ids, g.const(np.int64(5))), ids)
+        )(g("clamp", g.input(B, dtype=I64), min=-1, max=4)),
+        "where",
     ),
     "gather by a grid with gaps": (
         lambda g: g("gather", g.input(B * (S + 1), 2), rows_and_columns(g, S + 1), axis=0),

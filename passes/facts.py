@@ -10,7 +10,7 @@ import numpy as np
 
 from ..compiler import dims
 from ..compiler.dims import Dim, Expr
-from ..compiler.graph import Graph, Value
+from ..compiler.graph import Graph, Node, Value
 from ..compiler.types import DType, bf16_to_float, float_to_bf16
 
 _DEPTH = 16
@@ -69,13 +69,7 @@ def integer_range(graph: Graph, value: Value | None, depth: int = _DEPTH) -> tup
     if node.op in (*_VIEWS, "gather", "cast"):
         return integer_range(graph, node.inputs[0], depth - 1)
     if node.op == "clamp":
-        whole = np.iinfo(value.dtype.numpy)
-        low, high = integer_range(graph, node.inputs[0], depth - 1) or (int(whole.min), int(whole.max))
-        least, most = node.attrs["min"], node.attrs["max"]
-        if isinstance(least, (int, type(None))) and isinstance(most, (int, type(None))):
-            ends = [low if least is None else max(low, least), high if least is None else max(high, least)]
-            return ends[0] if most is None else min(ends[0], most), ends[1] if most is None else min(ends[1], most)
-        return None
+        return _clamped(node, integer_range(graph, node.inputs[0], depth - 1))
     if node.op in ("add", "sub", "mul", "minimum", "maximum"):
         a = integer_range(graph, node.inputs[0], depth - 1)
         b = integer_range(graph, node.inputs[1], depth - 1)
@@ -89,6 +83,18 @@ def integer_range(graph: Graph, value: Value | None, depth: int = _DEPTH) -> tup
         corners = [combine[node.op](x, y) for x in a for y in b]
         return min(corners), max(corners)
     return None
+
+
+def _clamped(node: Node, inner: tuple[int, int] | None) -> tuple[int, int] | None:
+    """The range of a clamp of numbers of a range; None: of any range."""
+    least, most = node.attrs["min"], node.attrs["max"]
+    if not isinstance(least, (int, type(None))) or not isinstance(most, (int, type(None))):
+        return None
+    whole = np.iinfo(node.output.dtype.numpy)
+    low, high = inner or (int(whole.min), int(whole.max))
+    if least is not None:
+        low, high = max(low, least), max(high, least)
+    return (low, high) if most is None else (min(low, most), min(high, most))
 
 
 def _dim_range(graph: Graph, value: object) -> tuple[int, int] | None:

@@ -42,7 +42,8 @@ def _spectrum(at: Importer, x: Value, points: int, bins: int, sign: int, window:
     """[..., given, 1 or 2] real or complex numbers to [..., bins, 2]: the sum over n of x[n] window[n] exp(sign 2 pi i n k /
     points)."""
     given, kinds = x.shape[-2:]
-    assert isinstance(given, int) and isinstance(kinds, int)
+    if not isinstance(given, int) or kinds not in (1, 2) or not isinstance(kinds, int):
+        raise Unsupported(f"its last axis has {kinds} elements, where 1 (real) or 2 (complex) are expected")
     turned = _angles(given, bins, points)
     parts = np.empty((given, kinds, bins, 2))
     parts[:, 0, :, 0], parts[:, 0, :, 1] = np.cos(turned), sign * np.sin(turned)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -69,39 +70,45 @@ def quantised_activation(graph: Graph, x: Value | None) -> tuple[Value, Value, V
     return q, scale, zero[0] if zero else None
 
 
+Takes = Callable[[str], bool]
 Way = Literal["integers", "qdq", "blocks", "int4", "floats"]
 
 
-def way_of(at: Emitter, node: Node) -> Way:
-    """How a linear is written.
+def way_of(graph: Graph, takes: Takes, node: Node) -> Way:
+    """How a linear is written for a provider that ``takes`` some forms.
 
     ``integers``: MatMulIntegerToFloat on the integers of x. ``qdq``: MatMul between DequantizeLinear and QuantizeLinear, for a
     provider that recognises it. ``blocks``: MatMulNBits. ``int4``: MatMul on an int4 constant. ``floats``: MatMul on floats.
     """
-    graph = at.graph
     weight = quantised_weight(graph, node.inputs[1])
     if weight is None or node.output.dtype is not DType.f32:
         return "floats"
     x = quantised_activation(graph, node.inputs[0])
     if x is not None and weight.bits == 8 and weight.scale.shape[1] == 1:
         unsigned = x[0].dtype is DType.u8
-        if unsigned and (_signed_weights(at, x[1]) or at.takes("dynamic-u8u8-linear")):
+        if unsigned and (_signed_weights(graph, takes, x[1]) or takes("dynamic-u8u8-linear")):
             return "integers"
-        if at.takes(f"qdq-{'u8' if unsigned else 's8'}s8-linear"):
+        if takes(f"qdq-{'u8' if unsigned else 's8'}s8-linear"):
             return "qdq"
     if x is None:
-        if _block(weight) and (at.takes(f"matmul-nbits-{weight.bits}") or at.takes(f"matmul-nbits-{weight.bits}-int8")):
+        if _block(weight) and (takes(f"matmul-nbits-{weight.bits}") or takes(f"matmul-nbits-{weight.bits}-int8")):
             return "blocks"
-        if weight.bits == 4 and at.takes("dequantize-int4-linear"):
+        if weight.bits == 4 and takes("dequantize-int4-linear"):
             return "int4"
     return "floats"
 
 
-def _signed_weights(at: Emitter, scale: Value) -> bool:
+def rounded_inputs(graph: Graph, takes: Takes, node: Node) -> bool:
+    """Whether the form that a linear with narrow weights is written in rounds its input to int8, block by block."""
+    weight = quantised_weight(graph, node.inputs[1])
+    return weight is not None and way_of(graph, takes, node) == "blocks" and takes(f"matmul-nbits-{weight.bits}-int8")
+
+
+def _signed_weights(graph: Graph, takes: Takes, scale: Value) -> bool:
     """Whether the provider multiplies uint8, scaled by ``scale``, with int8. CPUs without VNNI saturate there and multiply uint8
     with uint8 instead."""
-    kind = "dynamic" if at.graph.array(scale) is None else "static"
-    return at.takes(f"{kind}-u8s8-linear")
+    kind = "dynamic" if graph.array(scale) is None else "static"
+    return takes(f"{kind}-u8s8-linear")
 
 
 def _block(weight: Quantised) -> int:
@@ -114,7 +121,7 @@ def _block(weight: Quantised) -> int:
 
 @emits("linear")
 def _linear(at: Emitter, node: Node) -> str:
-    way = way_of(at, node)
+    way = way_of(at.graph, at.takes, node)
     if way == "integers":
         return _integers(at, node)
     if way == "blocks":
@@ -163,7 +170,7 @@ def _integers(at: Emitter, node: Node) -> str:
     q, scale, zero = found
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     numbers, w_zero = np.ascontiguousarray(weight.values.T), None
-    if not _signed_weights(at, scale):
+    if not _signed_weights(at.graph, at.takes, scale):
         numbers = (numbers.astype(np.int16) + 128).astype(np.uint8)
         w_zero = at.constant(np.full(numbers.shape[1], 128, np.uint8), "zero")
     matrix = at.constant(numbers, _stem(node.inputs[1]))
@@ -195,7 +202,7 @@ def _blocks(at: Emitter, node: Node) -> str:
         [at.cast(at.name(x), DType.f32), packed, at.constant(np.ascontiguousarray(steps), f"{_stem(node.inputs[1])}.scale"),
          None, None, None if bias is None else at.name(bias)],
         domain=MICROSOFT, dtype=DType.f32, K=inputs, N=outputs, bits=bits, block_size=size,
-        accuracy_level=4 if at.takes(f"matmul-nbits-{bits}-int8") else 1,  # 4 rounds x to int8 block by block
+        accuracy_level=4 if rounded_inputs(at.graph, at.takes, node) else 1,
     )  # fmt: skip
     at.declare(name, DType.f32, node.output.shape)
     return str(name)

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from ...compiler.graph import Graph
 from ...compiler.pass_protocol import PassContext, PassResult
+from .emit_linear import rounded_inputs
 from .legalize_floats import widen_bf16
 from .legalize_gelu import faster_gelu
 from .legalize_int8 import int8_activations
@@ -49,4 +50,18 @@ class LegalizeOnnx:
         if not self.exact:
             changed |= faster_gelu(graph, table, context)
         graph.sweep()
+        _note_rounded_inputs(graph, table, context)
         return PassResult(bool(changed))
+
+
+def _note_rounded_inputs(graph: Graph, table: Table, context: PassContext) -> None:
+    """Tell of products with narrow weights whose kernel rounds more than the plan says: the graph cannot say that, since the
+    rounding is of the provider's own making."""
+    rounded = [n for n in graph.nodes if n.op == "linear" and rounded_inputs(graph, table.pays, n)]
+    if rounded:
+        context.at(rounded[0])
+        context.note(
+            f"inputs of linears with narrow weights ({len(rounded)} of them) are rounded to int8, block by block: that is how "
+            f"{table.provider} multiplies them fast",
+            kind="change",
+        )

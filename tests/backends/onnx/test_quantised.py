@@ -111,6 +111,18 @@ def test_integers_are_multiplied_exactly(form: str) -> None:
     assert np.array_equal(session(inputs)[0], interpret(g.graph, inputs)[0])
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_form_that_rounds_more_than_the_plan_says_is_told(bits: int) -> None:
+    def changes(*forms: str) -> list[str]:
+        g = Sketch()
+        g.output(g("linear", g.input(B, S, 128), weight(g, 24, 128, 4, DType.i8 if bits == 8 else DType.i4)))
+        return legal(g.graph, table(*forms))
+
+    assert changes(f"matmul-nbits-{bits}") == changes() == []
+    (told,) = changes(f"matmul-nbits-{bits}", f"matmul-nbits-{bits}-int8")
+    assert "(1 of them)" in told and "int8" in told
+
+
 @pytest.mark.parametrize(
     ("dtype", "groups"), [(DType.i8, 1), (DType.i8, 2), (DType.i4, 2), (DType.i4, 4), (DType.i4, 1)]
 )

@@ -15,7 +15,7 @@ EPS    := .ep-venvs/openvino/.installed .ep-venvs/qnn/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo eps test check bench bench-search docs clean
+.PHONY: help demo eps test fuzz check bench bench-search docs clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1#/' | column -t -s '#'

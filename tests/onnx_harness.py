@@ -15,6 +15,7 @@ import onnxruntime as ort
 from graph_harness import Env, Sketch, near
 
 from planish.backends.onnx.lower import lower
+from planish.backends.onnx.providers import find_provider
 from planish.backends.onnx.unit import EXTERNAL_LOCATION, OnnxUnit
 from planish.compiler.graph import Graph
 from planish.compiler.interpret import interpret
@@ -70,6 +71,9 @@ class Session:
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = 1
         settings.log_severity_level = 4
+        found = find_provider(PROVIDER).settings_for({node.op_type for node in self.model.graph.node})
+        for key, entry in found.config.items():
+            settings.add_session_config_entry(key, entry)
         if not optimize:
             settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         self.session = ort.InferenceSession(self.model.SerializeToString(), settings, providers=[PROVIDER])

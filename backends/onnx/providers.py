@@ -6,8 +6,8 @@ that it reads, whether it takes symbolic shapes. What it runs, and runs fast, is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 from ...compiler.dims import Expr
 from ...compiler.errors import UsageError
@@ -66,6 +66,18 @@ class Provider:
             dict(self.emulator_options), _READS[self.opset],
         )  # fmt: skip
 
+    def settings_for(self, operators: Collection[str]) -> Settings:
+        """What opening a session of a model takes.
+
+        Args:
+            operators: names of the operators in it. Where none of them is what ONNX Runtime's NCHWc layout is for, that rewrite
+                is left out: it can crash on what it has no business with (transposes of varying sizes, in 1.31).
+        """
+        settings = self.settings
+        if self.short != "cpu" or not _WINDOWS.isdisjoint(operators):
+            return settings
+        return replace(settings, config={**settings.config, _LEAVE_OUT: "NchwcTransformer"})
+
     def missing(self) -> str | None:
         """What it lacks to run here, to stand after "needs"; None if nothing is missing."""
         return why_not(self.settings)
@@ -98,6 +110,13 @@ class Provider:
         own = "" if self.wheel == "onnxruntime" else ", in an environment without any other onnxruntime package"
         return f"pip install {self.wheel}{own}; it runs on {self.runs_on}"
 
+
+#: Operators that ONNX Runtime computes in the layout NCHWc.
+_WINDOWS = frozenset(
+    {"Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Upsample", "Resize", "BatchNormalization"}
+)
+#: Entry of the session's configuration that names rewrites to leave out.
+_LEAVE_OUT = "optimization.disable_specified_optimizers"
 
 _ALL = (
     Provider("CPUExecutionProvider", "cpu", "onnxruntime", 23, "any CPU"),

@@ -118,7 +118,9 @@ def open_session(
         LoweringError: it refuses the model, or, where ``strict``, a node of it; the nodes are named.
     """
     provider.require()
-    options = session_options(provider.settings, threads, record=True)
+    proto = onnx.load_from_string(model)
+    settings = provider.settings_for({node.op_type for node in proto.graph.node})
+    options = session_options(settings, threads, record=True)
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
     if optimized is not None:
@@ -128,10 +130,10 @@ def open_session(
         )
         options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "64")
     try:
-        opened = _open(model, weights, provider.settings, options=options)
+        opened = _open(model, weights, settings, options=options)
     except RunError as error:
         raise LoweringError(error.message, error.hint) from error
-    session = Session(opened, onnx.load_from_string(model), provider, weights)
+    session = Session(opened, proto, provider, weights)
     if strict:
         try:
             check_strict(session.placements, provider)

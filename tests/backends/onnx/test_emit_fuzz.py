@@ -119,3 +119,8 @@ def test_untamed_graphs_are_models_of_the_same_types(graph: Graph) -> None:
         assert (a.shape, a.dtype) == (b.shape, b.dtype), value
         if value.node is None or (value.node.op == "constant" and value.dtype is not DType.bf16):
             assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize(("seed", "precision"), [(387221, "w8a8-dynamic"), (659063637, None)])
+def test_what_crashed_or_was_refused_once(seed: int, precision: str | None) -> None:
+    check_passes(seed, precision)

@@ -43,7 +43,7 @@ PLACES = {
     ),
     "onnx": ("compiler/capture/onnx/", "backends/onnx/"),
     "onnxruntime": ("backends/onnx/", "runtime/onnx"),
-    "google": ("compiler/capture/onnx/",),
+    "google": ("compiler/capture/onnx/", "backends/onnx/"),
     "jinja2": ("codegen/", "search/report/"),
     "typer": ("cli/",),
     "rich": ("cli/",),

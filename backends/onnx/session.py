@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 
 from ...compiler.errors import LoweringError, UsageError
 from ...runtime.errors import RunError
@@ -118,8 +119,7 @@ def open_session(
         LoweringError: it refuses the model, or, where ``strict``, a node of it; the nodes are named.
     """
     provider.require()
-    proto = onnx.load_from_string(model)
-    settings = provider.settings_for({node.op_type for node in proto.graph.node})
+    settings = provider.settings_for(_operators(model))
     options = session_options(settings, threads, record=True)
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
@@ -133,7 +133,7 @@ def open_session(
         opened = _open(model, weights, settings, options=options)
     except RunError as error:
         raise LoweringError(error.message, error.hint) from error
-    session = Session(opened, proto, provider, weights)
+    session = Session(opened, onnx.load_from_string(model), provider, weights)
     if strict:
         try:
             check_strict(session.placements, provider)
@@ -141,6 +141,14 @@ def open_session(
             session.close()
             raise
     return session
+
+
+def _operators(model: bytes) -> set[str]:
+    """Names of the operators in a model; none where it is damaged, which ONNX Runtime says best."""
+    try:
+        return {node.op_type for node in onnx.load_from_string(model).graph.node}
+    except DecodeError:
+        return set()
 
 
 def weights_of(unit: Any) -> np.ndarray | None:

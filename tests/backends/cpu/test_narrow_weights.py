@@ -155,26 +155,32 @@ def unusual() -> dict[str, Sketch]:
     g.output(g("linear", as_bf16(g, g.input(B, 64)), weight(g, 6, 64, DType.i8, 2)))
     g = new("int8_rows_and_int8_in_groups")
     g.output(g("linear", as_int8(g, g.input(B, 64)), weight(g, 6, 64, DType.i8, 2)))
-    g = new("weights_alone")
-    g.output(g("linear", g.input(B, 64), weight(g, 6, 64, DType.i4, 2), g.random(6)))
-    g = new("one_scale_for_x")
-    scale = g.const(np.float32(0.03))
-    x = g("dequantize", g("quantize", g.input(B, 64), scale), scale)
-    g.output(g("linear", x, weight(g, 6, 64, DType.i4, 2)))
-    g = new("a_zero_point")
-    q = g.const(np.random.default_rng(0).integers(-8, 8, (6, 64)), DType.i4)
-    zero = g.const(np.random.default_rng(1).integers(-3, 3, (6, 2)), DType.i8)
-    w = g("dequantize", q, g.const(np.random.default_rng(2).uniform(0.1, 0.2, (6, 2))), zero)
-    g.output(g("linear", as_bf16(g, g.input(B, 64)), w))
     g = new("a_weight_that_others_read")
     w = weight(g, 6, 64, DType.i4, 2)
     g.output(g("linear", as_bf16(g, g.input(B, 64)), w), g("relu", w))
     return made
 
 
+def float_rows() -> dict[str, Sketch]:
+    """int4 weights whose x is to be taken as it is, in f32: as the sum of two bf16 tensors."""
+    made: dict[str, Sketch] = {name: Sketch() for name in ("weights_alone", "one_scale_for_x", "a_zero_point")}
+    g = made["weights_alone"]
+    g.output(g("linear", g.input(B, 64), weight(g, 6, 64, DType.i4, 2), g.random(6)))
+    g = made["one_scale_for_x"]
+    scale = g.const(np.float32(0.03))
+    x = g("dequantize", g("quantize", g.input(B, 64), scale), scale)
+    g.output(g("linear", x, weight(g, 6, 64, DType.i4, 2)))
+    g = made["a_zero_point"]
+    q = g.const(np.random.default_rng(0).integers(-8, 8, (6, 64)), DType.i4)
+    zero = g.const(np.random.default_rng(1).integers(-3, 3, (6, 2)), DType.i8)
+    w = g("dequantize", q, g.const(np.random.default_rng(2).uniform(0.1, 0.2, (6, 2))), zero)
+    g.output(g("linear", as_bf16(g, g.input(B, 64)), w))
+    return made
+
+
 @cache
 def compiled_unusual() -> Compiled:
-    return compile_sketches(unusual(), RUNNABLE[-1], per_object=100)
+    return compile_sketches({**unusual(), **float_rows()}, RUNNABLE[-1], per_object=100)
 
 
 @pytest.mark.parametrize("name", sorted(unusual()))
@@ -183,6 +189,15 @@ def test_what_no_kernel_takes_is_computed_in_float(name: str) -> None:
         compiled_unusual().check(name, env)
     launches = compiled_unusual().programs[name].launches
     assert {launch.precision for launch in launches} == {"f32"}
+
+
+@pytest.mark.parametrize("name", sorted(float_rows()))
+def test_int4_weights_are_read_as_they_are_by_f32_rows(name: str) -> None:
+    for env in SIZES:
+        compiled_unusual().check(name, env)
+    program = compiled_unusual().programs[name]
+    assert [one.precision for one in program.launches].count("w4a16-g32") == 1
+    assert sum(w.nbytes for w in program.weights) < 6 * 64 * 4  # f32 weights would need as much
 
 
 # -- what reports and costs say ------------------------------------------------------------------------------------------

@@ -402,11 +402,10 @@ def notes(g: Sketch, output: Value) -> list[str]:
 
 
 def odd_convolutions(g: Sketch, x: Value) -> Sequence[Value]:
-    shifted = g("dequantize", g.random(5, 4, 3, 3, dtype=I8), g.random(5, 1, 1, 1), g.const(np.int8(3), I8))
     whole = g("dequantize", g.random(5, 4, 3, 3, dtype=I8), g.const(np.float32(0.1)))
     by_column = g("dequantize", g("quantize", x, g.const(np.linspace(1, 2, 6))), g.const(np.linspace(1, 2, 6)))
     return (
-        g("conv", quantized(g, x), shifted, None, **SAME), g("conv", quantized(g, x), whole, g.random(5), **SAME),
+        g("conv", quantized(g, x), whole, g.random(5), **SAME),
         g("conv", by_column, weight(g, 5, 4, 3, 3), None, **SAME),
     )  # fmt: skip
 
@@ -416,7 +415,24 @@ def convolutions_without_an_int8_kernel(g: Sketch) -> Sequence[Value]:
     return odd_convolutions(g, g.input(B, 4, 5, 6))
 
 
-@pytest.mark.parametrize("number", range(3))
+def shifted_weight(g: Sketch, x: Value) -> Value:
+    w = g("dequantize", g.random(5, 4, 3, 3, dtype=I8), g.random(5, 1, 1, 1), g.const(np.int8(3), I8))
+    return g("conv", quantized(g, x), w, None, **SAME)
+
+
+@NEAR.case
+def a_convolution_whose_weight_has_a_zero_point(g: Sketch) -> Value:
+    return shifted_weight(g, g.input(B, 4, 5, 6))
+
+
+def test_a_weight_with_a_zero_point_gets_an_int8_kernel() -> None:
+    g = Sketch()
+    y = shifted_weight(g, g.input(B, 4, 5, 6))
+    assert any("qconv" in one for one in labels(g, y))
+    assert not notes(g, y)
+
+
+@pytest.mark.parametrize("number", range(2))
 def test_what_has_no_int8_kernel_runs_in_float_and_says_so(number: int) -> None:
     g = Sketch()
     told = notes(g, odd_convolutions(g, g.input(B, 4, 5, 6))[number])

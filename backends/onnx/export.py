@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from ...compiler.errors import PlanishError, UsageError
@@ -24,10 +25,10 @@ from .providers import find_provider
 from .run_script import run_script
 from .unit import EXTERNAL_LOCATION
 
-MODEL, SESSION, SCRIPT = "model.onnx", "session.json", "run.py"
+MODEL, SESSION, SCRIPT, EXAMPLE = "model.onnx", "session.json", "run.py", "example.npz"
 DATA = f"{MODEL}.data"
 #: What a folder that is written over may hold.
-FILES = frozenset({MODEL, DATA, SESSION, SCRIPT})
+FILES = frozenset({MODEL, DATA, SESSION, SCRIPT, EXAMPLE})
 #: What the example's dynamic dimensions are: the batch, and every other one.
 _BATCH, _REST = 1, 128
 
@@ -50,7 +51,8 @@ class Exported:
 
 
 def export(archive: Archive, folder: str | os.PathLike[str], target: str | None = None) -> Exported:
-    """Write ``model.onnx``, ``model.onnx.data`` where it has large weights, ``session.json`` and ``run.py`` into ``folder``.
+    """Write into ``folder`` ``model.onnx``, ``model.onnx.data`` where it has large weights, ``session.json``, ``run.py`` and
+    ``example.npz``, which it runs on.
 
     Args:
         archive: the artifact.
@@ -150,8 +152,9 @@ def _write(folder: Path, archive: Archive, unit: Mapping[str, Any], settings: Se
     except onnx.checker.ValidationError as error:
         raise ArtifactError(f"the model in {archive.path} is not valid: {error}", "compile it again") from error
     ports = {key: archive.manifest[key] for key in ("inputs", "outputs", "symbols")}
-    told = {**settings.to_data(), **ports, "example": example(archive.manifest)}
-    (folder / SESSION).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    (folder / SESSION).write_text(json.dumps({**settings.to_data(), **ports}, indent=1) + "\n", encoding="utf-8")
+    with (folder / EXAMPLE).open("wb") as file:
+        np.savez(file, **example(archive.manifest))  # type: ignore[arg-type]
     (folder / SCRIPT).write_text(run_script(settings, archive.manifest), encoding="utf-8")
 
 
@@ -177,13 +180,14 @@ def _copy_weights(path: Path, archive: Archive, unit: Mapping[str, Any]) -> None
             part.release()
 
 
-def example(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Input -> a shape within the bounds (one sample, 128 along every other dynamic dimension), and its type in numpy."""
+def example(manifest: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
+    """Random inputs within the bounds: one sample, 128 along every other dynamic dimension; integers are 0 and 1."""
     sizes = {
         s["name"]: max(s["min"], min(s["max"], _BATCH if "batch" in s["name"] or i == 0 else _REST))
         for i, s in enumerate(manifest["symbols"])
     }
-    return {
-        port["name"]: {"shape": [parse(str(d))(sizes) for d in port["shape"]], "dtype": DTYPES[port["dtype"]].name}
-        for port in manifest["inputs"]
-    }
+    random, made = np.random.default_rng(0), {}
+    for port in manifest["inputs"]:
+        shape = [parse(str(d))(sizes) for d in port["shape"]]
+        made[port["name"]] = random.uniform(0, 2, shape).astype(DTYPES[port["dtype"]])
+    return made

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ...runtime.onnx_session import CPU, Settings
 
-_HEAD = '''"""Runs model.onnx: python run.py [IN.npz [OUT.npz]]. Needs numpy and {package}."""
+_HEAD = '''"""Runs model.onnx: python run.py [IN.npz [OUT.npz]]. Needs {needs} alone, which brings numpy."""
 
-import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 
-here = Path(__file__).resolve().parent
+here = Path(__file__).parent
 options = ort.SessionOptions()
-options.graph_optimization_level = ort.GraphOptimizationLevel.{level}
-'''
+{options}'''
 
-_BUILT_IN = """if {provider!r} not in ort.get_available_providers():
+_CHECK = """if {provider!r} not in ort.get_available_providers():
     sys.exit("{provider} is not in this build of ONNX Runtime: pip install {package}")
-session = ort.InferenceSession(here / "model.onnx", options, providers={providers}, enable_fallback=0)
+"""
+
+_OPEN = """session = ort.InferenceSession(here / "model.onnx", options, providers={providers}, enable_fallback=0)
 """
 
 _PLUGIN = """import {plugin}  # the provider is a library of its own
@@ -43,16 +43,11 @@ if platform.machine() == "x86_64":  # the hardware is emulated
     given |= {options!r}
 """
 
-_INPUTS = """if len(sys.argv) > 1:
-    inputs = dict(np.load(sys.argv[1]))
-else:
-    random = np.random.default_rng(0)
-    example = json.loads((here / "session.json").read_text())["example"]
-    inputs = {name: random.uniform(0, 2, e["shape"]).astype(e["dtype"]) for name, e in example.items()}
+_INPUTS = """inputs = dict(np.load(sys.argv[1] if sys.argv[1:] else here / "example.npz"))
+names = [output.name for output in session.get_outputs()]
 """
 
-_RUN = """names = [output.name for output in session.get_outputs()]
-outputs = dict(zip(names, session.run(names, inputs)))
+_RUN = """outputs = dict(zip(names, session.run(names, inputs)))
 """
 
 #: numpy has no bfloat16: its bits go in and come out as uint16.
@@ -70,14 +65,12 @@ def bits(value):
     return np.array((ctypes.c_uint16 * count).from_address(value.data_ptr()), np.uint16).reshape(value.shape())
 
 
-names = [o.name for o in session.get_outputs()]
 found = session.run_with_ort_values(names, {{n: value(n, np.ascontiguousarray(a)) for n, a in inputs.items()}})
 outputs = {{n: bits(v) for n, v in zip(names, found)}}
 """
 
-_TAIL = """for name, array in outputs.items():
-    print(name, array.dtype, array.shape, array.ravel()[:4])
-if len(sys.argv) > 2:
+_TAIL = """print(*(f"{name} {y.dtype} {y.shape} {y.ravel()[:4]}" for name, y in outputs.items()), sep="\\n")
+if sys.argv[2:]:
     np.savez(sys.argv[2], **outputs)
 """
 
@@ -97,11 +90,18 @@ def run_script(settings: Settings, manifest: Mapping[str, Any]) -> str:
         "provider": settings.provider, "package": settings.package, "plugin": settings.plugin, "providers": chain,
         "given": given,
         "emulator": _EMULATOR.format(options=dict(settings.emulator)) if settings.emulator else "",
-        "level": "ORT_ENABLE_ALL" if settings.optimize else "ORT_DISABLE_ALL",
+        "needs": f"onnxruntime and {settings.package}" if settings.plugin else settings.package,
+        "options": "".join(_options(settings)),
     }  # fmt: skip
-    config = "".join(f"options.add_session_config_entry({k!r}, {v!r})\n" for k, v in settings.config.items())
-    open_it = _PLUGIN if settings.plugin else _BUILT_IN
+    open_it = _PLUGIN if settings.plugin else _OPEN if settings.provider == CPU else _CHECK + _OPEN
     run = _RUN
     if any(port["dtype"] == "bf16" for port in (*manifest["inputs"], *manifest["outputs"])):
         run = _RUN_BITS.format(bits=sorted(port["name"] for port in manifest["inputs"] if port["dtype"] == "bf16"))
-    return "".join([_HEAD.format(**names), config, open_it.format(**names), _INPUTS, run, _TAIL])
+    return "".join([_HEAD.format(**names), open_it.format(**names), _INPUTS, run, _TAIL])
+
+
+def _options(settings: Settings) -> Iterator[str]:
+    if not settings.optimize:  # ONNX Runtime optimises unless told not to
+        yield "options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL\n"
+    for key, value in settings.config.items():
+        yield f"options.add_session_config_entry({key!r}, {value!r})\n"

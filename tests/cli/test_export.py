@@ -39,6 +39,7 @@ def test_export_writes_the_folder(here: Path, capsys: pytest.CaptureFixture[str]
         and "pip install onnxruntime" in told
     )
     assert sorted(p.name for p in (here / "out").iterdir()) == [
+        "example.npz",
         "model.onnx",
         "model.onnx.data",
         "run.py",

@@ -16,7 +16,7 @@ from onnx_parts import ABSENT, B, W, dense, dense_part, part_of, save_onnx
 from unit_harness import affine_program, save
 
 import planish
-from planish.backends.onnx.export import DATA, MODEL, SCRIPT, SESSION, Exported, example, export
+from planish.backends.onnx.export import DATA, EXAMPLE, MODEL, SCRIPT, SESSION, Exported, example, export
 from planish.backends.onnx.run_script import run_script
 from planish.compiler.errors import PlanishError, UsageError
 from planish.runtime.archive import Archive
@@ -44,7 +44,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_folder_runs_without_planish(tmp_path: Path) -> None:
     made = exported(save_onnx(tmp_path), tmp_path / "out")
-    assert made.unit == "onnx-cpu" and set(made.files) == {MODEL, DATA, SESSION, SCRIPT}
+    assert made.unit == "onnx-cpu" and set(made.files) == {MODEL, DATA, SESSION, SCRIPT, EXAMPLE}
     assert all((made.folder / name).stat().st_size == size for name, size in made.files.items())
     random = run(made.folder)
     assert random.returncode == 0, random.stderr
@@ -71,13 +71,14 @@ def test_the_model_is_valid_and_keeps_its_names(tmp_path: Path) -> None:
     told = json.loads((folder / SESSION).read_text())
     assert told["provider"] == "CPUExecutionProvider" and told["optimize"] is True
     assert told["inputs"] == [{"name": "x", "dtype": "f32", "shape": ["batch", "8"]}]
-    assert told["example"] == {"x": {"shape": [1, 8], "dtype": "float32"}}
+    with np.load(folder / EXAMPLE) as inputs:
+        assert {name: (x.shape, x.dtype) for name, x in inputs.items()} == {"x": ((1, 8), np.float32)}
 
 
 def test_a_model_without_large_weights_is_one_file(tmp_path: Path) -> None:
     part = part_of([helper.make_node("Relu", ["x"], ["y"])], [("x", "i64", [2])], [("y", "i64", [2])])
     made = exported(save_onnx(tmp_path, part), tmp_path / "out")
-    assert set(made.files) == {MODEL, SESSION, SCRIPT}
+    assert set(made.files) == {MODEL, SESSION, SCRIPT, EXAMPLE}
 
 
 def test_bf16_goes_through_the_script_as_bits(tmp_path: Path) -> None:
@@ -135,7 +136,8 @@ def test_example_shapes_keep_the_bounds() -> None:
         "symbols": [{"name": "batch", "min": 2, "max": 8}, {"name": "s", "min": 1, "max": 64}],
         "inputs": [{"name": "x", "dtype": "i64", "shape": ["batch", "2*s + 1", 3]}],
     }
-    assert example(manifest) == {"x": {"shape": [2, 129, 3], "dtype": "int64"}}
+    (x,) = example(manifest).values()
+    assert x.shape == (2, 129, 3) and x.dtype == np.int64 and set(np.unique(x)) == {0, 1}
 
 
 def test_an_artifact_without_onnx(tmp_path: Path) -> None:

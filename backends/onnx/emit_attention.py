@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from ...compiler.dims import floordiv
 from ...compiler.graph import Node, Value
 from ...compiler.types import DType
@@ -136,8 +134,7 @@ class _Call:
         c = Calculation(at, self.work)
         q, k, v = (at.cast(at.name(x), self.work) for x in (self.q, self.k, self.v))
         k, v = self._repeated(k, self.k), self._repeated(v, self.v)
-        scaled = c("Mul", q, self._scale())  # fewer numbers than there are scores
-        scores = c("MatMul", scaled, at.op("Transpose", [k], perm=[0, 1, 3, 2], dtype=self.work))
+        scores = c("MatMul", self._scaled(q), at.op("Transpose", [k], perm=[0, 1, 3, 2], dtype=self.work))
         visible = self._visible()
         added = self.mask is not None and self.mask.dtype is not DType.bool
         if added and self.mask is not None:
@@ -166,13 +163,13 @@ class _Call:
         )
         return Calculation(self.at, DType.f32)("Equal", seen, 0.0)
 
-    def _scale(self) -> str:
-        """The factor of the scores. In f64 one for each element of a row: ONNX Runtime would take a single one into the product,
-        as an attribute, which is f32."""
-        width, number = self.q.shape[3], float(self.node.attrs["scale"])
-        if self.work is DType.f64 and isinstance(width, int):
-            return self.at.constant(np.full(width, number), "scale")
-        return self.at.scalar(number, self.work)
+    def _scaled(self, q: str) -> str:
+        """Queries times the factor of the scores, which are more numbers. In f64 with a negation in between: ONNX Runtime would
+        take the factor into the product, as an attribute, which is f32."""
+        c, number = Calculation(self.at, self.work), float(self.node.attrs["scale"])
+        if self.work is DType.f64:
+            return c("Neg", c("Mul", q, -number))
+        return c("Mul", q, number)
 
     def _visible(self) -> str | None:
         """Where a query may look, as a bool tensor; None: everywhere."""

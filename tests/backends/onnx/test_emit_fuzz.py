@@ -1,6 +1,6 @@
 """Random graphs over the whole op table: the interpreter against ONNX Runtime, at several sizes each.
 
-``make fuzz`` draws 2,000 of them, plain, and 300 for each precision behind the target's passes; CI a tenth of that.
+``make fuzz`` draws 300 for each precision behind the target's passes, CI a tenth of that; ``tests/test_fuzz.py`` has more.
 """
 
 from __future__ import annotations
@@ -52,17 +52,11 @@ def test_random_graphs(seed: int) -> None:
     check(seed)
 
 
-@pytest.mark.slow
-@settings(_FUZZ, max_examples=200 * MORE)
-@given(st.integers(0, 10**9))
-def test_many_random_graphs(seed: int) -> None:
-    check(seed)
-
-
 #: Passes of the target change what these mean, and say so: per row becomes per tensor, bf16 becomes another float.
 _CHANGED = ("quantize_dynamic", "qlinear")
-#: Precisions whose fast form, MatMulNBits, rounds the activations to int8 inside of ONNX Runtime.
-_NARROW = ("w8a16", "w4a16-g32")
+#: Precisions in which a linear rounds to int8 what two executions may compute with another last bit, which can end a step apart;
+#: MatMulNBits does so inside of ONNX Runtime.
+_ROUNDED = ("w8a8-dynamic", "w8a16", "w4a16-g32")
 
 
 def check_passes(seed: int, precision: str | None) -> None:
@@ -78,10 +72,10 @@ def check_passes(seed: int, precision: str | None) -> None:
         inputs = sketch.inputs(env)
         got, lowered, written = session(inputs), interpret(graph, inputs), interpret(sketch.graph, inputs)
         for i, (value, rough) in enumerate(zip(sketch.graph.outputs, sketch.rough or (), strict=True)):
-            if precision in _NARROW and value.dtype is DType.f32:
+            why = near(lowered[i], got[i], value.dtype, 20.0, rough, 1.0)
+            if why is not None and precision in _ROUNDED and value.dtype is DType.f32:
                 assert relative_distance(lowered[i], got[i]) <= MODEL[DType.i8], f"seed {seed} at {env}, output {i}"
                 continue
-            why = near(lowered[i], got[i], value.dtype, 20.0, rough, 1.0)
             assert why is None, f"seed {seed} at {env}, output {i}, as lowered: {why}"
             why = near(written[i], got[i], value.dtype, 20.0, rough, 1.0) if same else None
             assert why is None, f"seed {seed} at {env}, output {i}, as written: {why}"
@@ -121,6 +115,6 @@ def test_untamed_graphs_are_models_of_the_same_types(graph: Graph) -> None:
             assert a.tobytes() == b.tobytes()
 
 
-@pytest.mark.parametrize(("seed", "precision"), [(387221, "w8a8-dynamic"), (659063637, None)])
+@pytest.mark.parametrize(("seed", "precision"), [(387221, "w8a8-dynamic"), (659063637, None), (166, "w8a8-dynamic")])
 def test_what_crashed_or_was_refused_once(seed: int, precision: str | None) -> None:
     check_passes(seed, precision)

@@ -171,7 +171,7 @@ def expand(precision: Precision, capabilities: Capabilities, *, exact: bool = Fa
     """What a precision means for every kind of op on a target.
 
     A shorthand (``exact=False``: the whole model, or all that a wildcard matches) is for linears. Convolutions take it where
-    the target has it for them and are f32 otherwise; attention becomes bf16 where the target has it (f32 otherwise); norms,
+    the target has it for them and are f32 otherwise; attention too, and bf16 where the target has that instead; norms,
     embeddings and the residual stream stay f32.
 
     The name of one node (``exact=True``) also decides an embedding; a kind that the target cannot compute in ``precision`` and
@@ -191,7 +191,7 @@ def expand(precision: Precision, capabilities: Capabilities, *, exact: bool = Fa
         found["linear"] = precision
     found["conv"] = precision if "conv" in kinds else f32
     below = precision.name != "f32" and "bf16" in offered["attention"]
-    found["attention"] = PRECISIONS["bf16"] if below else f32
+    found["attention"] = precision if "attention" in kinds else PRECISIONS["bf16"] if below else f32
     found["embedding"] = precision if exact and "embedding" in kinds else f32
     found["rest"] = f32
     return found

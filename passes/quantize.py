@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -19,7 +19,7 @@ from ..compiler.precision import PRECISIONS, Precision, kind_of_node
 from .calibrate import calibrate
 from .canonicalize import hoist_constants
 from .precision import CALIBRATION, WEIGHTS, Choice, choice_of
-from .quantize_forms import refusal, write_bf16, write_lookup, write_readers
+from .quantize_forms import refusal, write_bf16, write_lookup, write_operand, write_readers
 from .recipe import Recipe, Request, is_static, make_recipe, recipe_key
 from .weights.store import WeightStore
 
@@ -92,19 +92,22 @@ def requests_of(
     nodes: Iterable[Node], precision: Precision, weights: str | None = None, observer: str | None = None
 ) -> list[Request]:
     """What to ask of ``calibrate`` for ``nodes``, which can all be written in ``precision``: those that read one value in one
-    way share its quantisation. Attention and float precisions need nothing."""
+    way share its quantisation; the queries and the keys of an attention have one each. Float precisions need nothing."""
     if precision.weight.is_float:
         return []
     found: dict[tuple, list[Node]] = defaultdict(list)
+    scores: list[Request] = []
     for node in nodes:
-        if kind_of_node(node) == "embedding":
+        if node.op == "attention":
+            scores += [Request((node,), precision, weights, observer, operand) for operand in (0, 1)]
+        elif kind_of_node(node) == "embedding":
             found["table", id(node.inputs[0])].append(node)
         elif node.op == "conv":
             geometry = tuple(str(v) for k, v in node.attrs.items() if k != "groups")
             found["conv", id(node.inputs[0]), geometry, str(node.inputs[1].shape[2:])].append(node)  # type: ignore[union-attr]
         else:
             found["linear", id(node.inputs[0])].append(node)
-    return [Request(tuple(group), precision, weights, observer) for group in found.values()]
+    return [*(Request(tuple(group), precision, weights, observer) for group in found.values()), *scores]
 
 
 def quantized(
@@ -143,7 +146,7 @@ def quantized(
         for node in nodes:
             write_bf16(alone, twins[node])
     for request, recipe in zip(requests, recipes, strict=True):
-        _write(alone, Request(tuple(twins[n] for n in request.nodes), precision), recipe)
+        _write(alone, replace(request, nodes=tuple(twins[n] for n in request.nodes)), recipe)
     alone.sweep()
     return alone
 
@@ -176,7 +179,9 @@ def _recipe(graph: Graph, request: Request, store: WeightStore) -> Recipe:
 
 
 def _write(graph: Graph, request: Request, recipe: Recipe) -> None:
-    if kind_of_node(request.nodes[0]) == "embedding":
+    if request.operand is not None:
+        write_operand(graph, request.nodes[0], request.operand, recipe)
+    elif kind_of_node(request.nodes[0]) == "embedding":
         for node, table in zip(request.nodes, recipe.weights, strict=True):
             write_lookup(graph, node, table)
     else:

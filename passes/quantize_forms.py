@@ -16,6 +16,9 @@ from .recipe import Recipe, is_static
 from .weights import QuantisedWeight
 from .weights.smoothquant import Smoothing
 
+#: What only moves the elements of its operand.
+_VIEWS = ("reshape", "transpose")
+
 
 def refusal(graph: Graph, node: Node, precision: Precision) -> str | None:
     """Why ``node`` cannot be written in ``precision``; None if it can."""
@@ -25,6 +28,8 @@ def refusal(graph: Graph, node: Node, precision: Precision) -> str | None:
     if kind == "embedding":
         whole = node.inputs[0].dtype is DType.f32 and precision.weight.dtype == "i8"  # type: ignore[union-attr]
         return None if whole and precision.activation.is_float else f"{name} is not for lookups"
+    if kind == "attention":
+        return _scores_refusal(node, precision)
     if kind not in ("linear", "conv") or node.op == "qlinear":
         return f"{name} is for linears"
     x, weight = node.inputs[0], graph.array(node.inputs[1])
@@ -38,6 +43,16 @@ def refusal(graph: Graph, node: Node, precision: Precision) -> str | None:
     if size and weight.shape[1] % size:
         return f"groups of {size} do not divide its {weight.shape[1]} inputs"
     return None
+
+
+def _scores_refusal(node: Node, precision: Precision) -> str | None:
+    """Why the scores of an attention cannot be products of int8; None if they can."""
+    if not is_static(precision) or precision.weight.dtype != "i8":
+        return f"{precision.name} is for linears; attention has ranges fixed at compile time (w8a8)"
+    q, k, v = node.operands[:3]
+    if q is k or v in (q, k):
+        return "its queries, keys and values are not three tensors"
+    return None if q.dtype is k.dtype is DType.f32 else f"it computes in {q.dtype} already"
 
 
 # -- floats ---------------------------------------------------------------------------------------------------------------
@@ -79,6 +94,20 @@ def write_lookup(graph: Graph, node: Node, table: QuantisedWeight) -> None:
     new = graph.derive(node, "dequantize", looked_up, hint=node.output.name)
     graph.replace(node.output, new)
     graph.erase(node)
+
+
+# -- attention ------------------------------------------------------------------------------------------------------------
+def write_operand(graph: Graph, node: Node, operand: int, recipe: Recipe) -> None:
+    """Queries (0) or keys (1) in int8 and back, where they are made: in front of the views that set heads apart, so that whoever
+    makes them can store int8."""
+    assert recipe.range is not None
+    reader, value = node, node.operands[operand]
+    while value.node is not None and value.node.op in _VIEWS and value.use_count == 1 and value not in graph.outputs:
+        reader, value = value.node, value.node.operands[0]
+    scale = np.array(recipe.range.scale, np.float32)
+    step = graph.add_constant(scale, f"{node.name}.{('query', 'key')[operand]}.step", before=reader)
+    q = graph.derive(reader, "quantize", [value, step], {"dtype": DType.i8})
+    graph.replace(value, graph.derive(reader, "dequantize", [q, step]), only=[reader])
 
 
 # -- linears and convolutions -----------------------------------------------------------------------------------------------

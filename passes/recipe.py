@@ -30,20 +30,22 @@ class Request:
     """Nodes that read one value, and how they are to be computed.
 
     Attributes:
-        nodes: linears, convolutions of one geometry, or lookups, in the graph's order.
+        nodes: linears, convolutions of one geometry, lookups, or one attention; in the graph's order.
         precision: of all of them.
         weights, observer: names of methods; None is the default.
+        operand: which one of an attention's, 0 for its queries, 1 for its keys; None for other nodes.
     """
 
     nodes: tuple[Node, ...]
     precision: Precision
     weights: str | None = None
     observer: str | None = None
+    operand: int | None = None
 
     @property
     def value(self) -> Value:
         """The value they read (of a lookup, its ids)."""
-        value = self.nodes[0].inputs[1 if self.nodes[0].op in ("embedding", "gather") else 0]
+        value = self.nodes[0].inputs[self.operand or int(self.nodes[0].op in ("embedding", "gather"))]
         assert value is not None
         return value
 
@@ -167,6 +169,8 @@ def method_of(request: Request, calibrated: bool) -> Method:
 
 def needs(graph: Graph, request: Request) -> Needs:
     """Which statistics ``request`` needs, if there is data."""
+    if request.operand is not None:
+        return Needs(True, True, False)
     if request.nodes[0].op not in ("linear", "conv") or request.precision.weight.is_float:
         return Needs(False, False, False)
     linear = request.nodes[0].op == "linear"
@@ -189,6 +193,8 @@ def _held(graph: Graph, node: Node) -> np.ndarray:
 def recipe_key(graph: Graph, request: Request, store: WeightStore) -> tuple:
     """What tells a recipe from others in ``store``."""
     sources = tuple(s for n in request.nodes for s in (n.name, *n.sources))
+    if request.operand is not None:
+        return "scores", sources, request.operand, request.observer
     weights = tuple(store.digest(_held(graph, n)) for n in request.nodes)
     return "recipe", sources, request.precision, request.weights, request.observer, weights
 
@@ -201,21 +207,43 @@ def make_recipe(graph: Graph, request: Request, statistics: Statistics | None) -
     """
     if statistics is not None and (statistics.rows is None or not len(statistics.rows)):
         statistics = None
+    if request.operand is not None:
+        return _of_scores(request, statistics)
     weights = [weight_of(graph, n) for n in request.nodes]
     if request.nodes[0].op in ("embedding", "gather"):
         made = find_method("rtn").quantize(weights[0], None, request.precision.weight)
         return Recipe(None, None, (made,) * len(request.nodes), None, None, "rows of the table rounded to nearest")
     if is_static(request.precision) and statistics is None:
-        raise UsageError(
-            f"{request.nodes[0].name} in {request.precision} needs example data: the range of its input is fixed at compile time",
-            "give calibration data, or take w8a8-dynamic",
-        )
+        raise _uncalibrated(request)
     method = method_of(request, statistics is not None)
     asked = _asked(request.observer)
     if request.nodes[0].op == "conv":
         assert statistics is not None
         return _of_convolutions(request, weights, statistics, method, asked)
     return _of_linears(request, weights, statistics, method, asked)
+
+
+def _uncalibrated(request: Request) -> UsageError:
+    return UsageError(
+        f"{request.nodes[0].name} in {request.precision} needs example data: the range of its input is fixed at compile time",
+        "give calibration data, or take w8a8-dynamic",
+    )
+
+
+def _of_scores(request: Request, statistics: Statistics | None) -> Recipe:
+    """A range for the queries or the keys of an attention.
+
+    It is symmetric, since a zero point would bring sums of the other one's rows into the scores; and all that was seen unless
+    another observer is asked for, since what saturates would be among the largest scores, which decide what a query attends to.
+    """
+    if statistics is None or statistics.channels is None:
+        raise _uncalibrated(request)
+    histogram = statistics.channels.tensor()
+    name = request.observer or "minmax"
+    low, high = find_observer(name).range(histogram, symmetric=True)
+    fixed = Range.over(low, high, symmetric=True, observer=name)
+    whole = ("queries", "keys")[request.operand or 0]
+    return Recipe(None, fixed, (), None, None, f"{whole} with a {_range_words(fixed)}")
 
 
 def _asked(name: str | None) -> Sequence[Observer]:

@@ -16,6 +16,8 @@ from .emitter import Emitter, emits
 from .probe_graph import MICROSOFT
 
 _HEADS_APART = (0, 2, 1, 3)
+#: What is added to a score to hide it, far below any score and finite.
+_HIDDEN = {DType.f16: -6e4, DType.f32: -1e30, DType.f64: -1e30}
 
 
 @emits("attention")
@@ -132,17 +134,23 @@ class _Call:
         """Two products and a softmax."""
         at, attrs = self.at, self.node.attrs
         c = Calculation(at, self.work)
-        q, k, v = (at.cast(at.name(x), self.work) for x in (self.q, self.k, self.v))
-        k, v = self._repeated(k, self.k), self._repeated(v, self.v)
-        scores = c("MatMul", self._scaled(q), at.op("Transpose", [k], perm=[0, 1, 3, 2], dtype=self.work))
+        q, v = (at.cast(at.name(x), self.work) for x in (self.q, self.v))
+        v = self._repeated(v, self.v)
+        scores = c("MatMul", self._scaled(q), self._keys_turned())
         visible = self._visible()
         added = self.mask is not None and self.mask.dtype is not DType.bool
         if added and self.mask is not None:
             scores = c("Add", scores, at.cast(at.name(self.mask), self.work))
-        if visible is not None:  # equal in all layers that share a mask, so it is appended once
-            scores = c("Add", scores, c.where(visible, 0.0, float("-inf")))
-        weights = at.compute("Softmax", [scores], self.work, axis=-1)
         kind = attrs["empty_row"]
+        # A row whose scores are all hidden by a finite number has finite results, and a product makes them zeros, which providers
+        # that compile graphs join with the products next to it better than a choice.
+        finite = kind == "zero" and visible is not None and not added
+        if visible is not None:  # equal in all layers that share a mask, so it is appended once
+            hidden = _HIDDEN[self.work] if finite else float("-inf")
+            scores = c("Add", scores, c.where(visible, 0.0, hidden))
+        weights = at.compute("Softmax", [scores], self.work, axis=-1)
+        if finite and visible is not None:
+            return self._where_seen(c("MatMul", weights, v), at.cast(self._seen(visible), self.work))
         if kind == "nan" or (visible is None and self.mask is None):
             return at.cast(c("MatMul", weights, v), self.node.output.dtype)
         empty = self._empty(scores) if added or visible is None else self._unseen(visible)
@@ -156,17 +164,46 @@ class _Call:
         largest = self.at.op("ReduceMax", [scores, self.at.ints(-1)], keepdims=1, dtype=self.work)
         return Calculation(self.at, self.work)("Equal", largest, float("-inf"))
 
+    def _where_seen(self, context: str, seen: str) -> str:
+        """``context`` times ``seen``; behind the joining of heads, where that is all that follows and heads see alike: the
+        product is then next to what the reader does with each element."""
+        at, node, mask = self.at, self.node, self.mask
+        c = Calculation(at, self.work)
+        batch, heads, tokens, width = (self.q.shape[0], self.heads, self.q.shape[2], self.v.shape[3])
+        behind = _together(node.output, (batch, tokens, heads * width))
+        alike = mask is None or mask.type.rank == 2 or (mask.type.rank == 4 and mask.shape[1] == 1)
+        if behind is not None and alike and node.output not in at.graph.outputs:
+            turned = at.op("Transpose", [context], perm=list(_HEADS_APART), dtype=self.work)
+            rows = at.reshape(turned, (batch, tokens, heads * width), (batch, tokens, heads, width))
+            if mask is not None and mask.type.rank == 4:
+                lines = tokens if node.attrs["causal"] else mask.shape[2]
+                seen = at.reshape(seen, (mask.shape[0], lines, 1), (mask.shape[0], 1, lines, 1))
+            at.bind(behind, at.cast(c("Mul", rows, seen), node.output.dtype))
+            return at.cast(context, node.output.dtype)  # nobody reads it but the views that are bound now
+        return at.cast(c("Mul", context, seen), node.output.dtype)
+
+    def _seen(self, visible: str) -> str:
+        """1 for a row that may look at something, else 0."""
+        numbers = self.at.cast(visible, DType.f32)
+        return str(self.at.op("ReduceMax", [numbers, self.at.ints(-1)], keepdims=1, dtype=DType.f32))
+
     def _unseen(self, visible: str) -> str:
         """Whether a row may look at nothing."""
-        seen = self.at.op(
-            "ReduceMax", [self.at.cast(visible, DType.f32), self.at.ints(-1)], keepdims=1, dtype=DType.f32
-        )
-        return Calculation(self.at, DType.f32)("Equal", seen, 0.0)
+        return Calculation(self.at, DType.f32)("Equal", self._seen(visible), 0.0)
+
+    def _keys_turned(self) -> str:
+        """Keys ``[batch, heads, width, tokens]``, from where heads were set apart in one step."""
+        before = _apart(self.k) if self.heads == self.key_heads else None
+        name = self.at.cast(self.at.name(self.k if before is None else before), self.work)
+        perm = [0, 1, 3, 2] if before is None else [0, 2, 3, 1]
+        return str(self.at.op("Transpose", [self._repeated(name, self.k)], perm=perm, dtype=self.work))
 
     def _scaled(self, q: str) -> str:
         """Queries times the factor of the scores, which are more numbers. In f64 with a negation in between: ONNX Runtime would
         take the factor into the product, as an attribute, which is f32."""
         c, number = Calculation(self.at, self.work), float(self.node.attrs["scale"])
+        if number == 1.0:
+            return q
         if self.work is DType.f64:
             return c("Neg", c("Mul", q, -number))
         return c("Mul", q, number)

@@ -111,9 +111,13 @@ def _bias(g: ProbeGraph) -> str:
     return g.input("mask", [BATCH, 1, TOKENS, TOKENS])
 
 
-@form("attention-decomposed", "Transpose, MatMul, Mul, Add, Softmax, MatMul, Transpose", floats=True)
-def attention_decomposed(dtype: str) -> ModelProto:
+def _products(dtype: str, integers: bool) -> ModelProto:
+    """Attention as its two products; with ``integers``, queries and keys go through int8."""
     g, operands = _operands(dtype, 21)
+    if integers:
+        step, zero = g.array(np.float32(0.03)), g.array(np.int8(0))
+        for i in (0, 1):
+            operands[i] = g("DequantizeLinear", g("QuantizeLinear", operands[i], step, zero), step, zero)
     apart, together = g.array(np.array([0, 0, HEADS, HEAD])), g.array(np.array([0, 0, HEADS * HEAD]))
     q, k, v = (
         g("Transpose", g("Reshape", x, apart), perm=perm)
@@ -122,6 +126,17 @@ def attention_decomposed(dtype: str) -> ModelProto:
     scores = g("Add", g("MatMul", g("Mul", q, g.number(HEAD**-0.5)), k), _bias(g))
     context = g("Transpose", g("MatMul", g("Softmax", scores, axis=-1), v), perm=[0, 2, 1, 3])
     return g.model(g("Reshape", context, together), 3)
+
+
+@form("attention-decomposed", "Transpose, MatMul, Mul, Add, Softmax, MatMul, Transpose", floats=True)
+def attention_decomposed(dtype: str) -> ModelProto:
+    return _products(dtype, integers=False)
+
+
+@form("attention-int8-scores", "the same with queries and keys between QuantizeLinear and DequantizeLinear, int8",
+      baseline="attention-decomposed", rounds=True)  # fmt: skip
+def attention_int8_scores(dtype: str) -> ModelProto:
+    return _products(dtype, integers=True)
 
 
 @form("attention-23", "Attention of opset 23 on [batch, tokens, heads * width] with an additive mask",

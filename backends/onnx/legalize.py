@@ -12,10 +12,12 @@ from typing import ClassVar
 from ...compiler.graph import Graph
 from ...compiler.pass_protocol import PassContext, PassResult
 from .emit_linear import rounded_inputs
+from .legalize_attention import scale_queries
 from .legalize_floats import widen_bf16
 from .legalize_gelu import faster_gelu
 from .legalize_int8 import int8_activations
 from .legalize_merged import part_merged
+from .legalize_norms import spread_affine
 from .legalize_residual import int8_regions
 from .providers import PROVIDERS, find_provider
 from .table import Table, table_for
@@ -43,10 +45,12 @@ class LegalizeOnnx:
         provider = find_provider(level)
         table = self.table or table_for(provider)
         changed = widen_bf16(graph, table, context)
-        changed |= part_merged(graph, table, context)
+        changed |= part_merged(graph, provider, table, context)
+        changed |= scale_queries(graph, table, context)
         changed |= int8_activations(graph, table, context, exact=self.exact)
         graph.sweep()
         changed |= int8_regions(graph, table, context)
+        changed |= spread_affine(graph, table, context)
         if not self.exact:
             changed |= faster_gelu(graph, table, context)
         graph.sweep()

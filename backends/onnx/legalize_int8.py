@@ -8,6 +8,8 @@ from ...compiler.graph import Graph, Node, Value
 from ...compiler.matcher import scalar
 from ...compiler.pass_protocol import PassContext
 from ...compiler.types import DType
+from .legalize_attention import reaches_scores
+from .precisions import int8_scores
 from .table import Table
 
 _LINEARS = ("linear", "matmul")
@@ -123,10 +125,13 @@ def _static(graph: Graph, table: Table, context: PassContext) -> int:
             continue
         context.at(node)
         scale, zero = numbers
+        scores = int8_scores(table) and any(reaches_scores(r.output) for r in readers)
         kind = "conv" if any(u.op == "conv" for r in readers for u in r.output.users) else "linear"
         forms = (f"static-u8s8-{kind}", f"qdq-u8s8-{kind}", f"dynamic-u8u8-{kind}")
         unsigned = any(table.pays(form) for form in forms)
-        if unsigned:
+        if scores and not zero:  # a product of two that are rounded: neither may have a zero point
+            dtype = DType.i8
+        elif unsigned:
             dtype, zero = DType.u8, zero + 128
             moved += 1
         elif zero:

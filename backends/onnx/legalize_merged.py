@@ -1,4 +1,4 @@
-"""Linears that were merged because they share their input, taken apart again for attention on whole matrices."""
+"""Linears that were merged because they share their input, taken apart again where cutting their result costs more."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ import numpy as np
 
 from ...compiler.graph import Graph, Node, Value
 from ...compiler.pass_protocol import PassContext
+from .precisions import WHOLE_ATTENTION
+from .providers import Provider
 from .table import Table
 
 
-def part_merged(graph: Graph, table: Table, context: PassContext) -> bool:
+def part_merged(graph: Graph, provider: Provider, table: Table, context: PassContext) -> bool:
     """Cut linears whose result is only sliced into a linear for each slice; whether any was.
 
-    Providers that take attention on whole matrices read the results where they are; cutting one result would copy it. A product
-    of the same rows with narrower matrices takes as long as one with the wide one.
+    Providers that take attention on whole matrices read the results where they are; cutting one result would copy it, and some
+    providers copy for every reader. A product of the same rows with narrower matrices takes as long as one with the wide one.
     """
-    if not any(table.pays(form) for form in ("attention-23", "multi-head-attention")):
+    if not provider.copies_slices and not any(table.pays(form) for form in WHOLE_ATTENTION):
         return False
     parted = 0
     for node in list(graph.nodes):

@@ -5,7 +5,15 @@ from __future__ import annotations
 from .table import Table
 
 _STATIC = ("static-u8s8-linear", "dynamic-u8u8-linear", "qdq-u8s8-linear", "qdq-s8s8-linear")
+#: Attention in one operator.
+WHOLE_ATTENTION = ("attention-23", "multi-head-attention")
 _FOUR_BITS = ("w4a16", "w4a16-g64", "w4a16-g32")
+
+
+def int8_scores(table: Table) -> bool:
+    """Whether attention is written as two products, of which the first is faster on int8."""
+    whole = any(table.pays(form) for form in WHOLE_ATTENTION)
+    return not whole and table.pays("attention-int8-scores")
 
 
 def precisions(table: Table) -> dict[str, tuple[str, ...]]:
@@ -28,6 +36,7 @@ def precisions(table: Table) -> dict[str, tuple[str, ...]]:
     conv = ["f32", *half]
     if any(table.pays(f"qdq-{kind}-conv") for kind in ("u8s8", "s8s8")):
         conv.append("w8a8")
+    attention = ("f32", "w8a8") if int8_scores(table) else ("f32",)
     return {
-        "linear": tuple(linear), "conv": tuple(conv), "embedding": ("f32", "w8a16"), "attention": ("f32",), "rest": ("f32",),
+        "linear": tuple(linear), "conv": tuple(conv), "embedding": ("f32", "w8a16"), "attention": attention, "rest": ("f32",),
     }  # fmt: skip

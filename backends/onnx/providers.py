@@ -38,6 +38,8 @@ class Provider:
         emulator_options: of the provider on x86-64, where it emulates hardware of another machine.
         plugin: module of a provider that is a library of its own beside ONNX Runtime.
         compiles: it makes one kernel of each part of the graph that it takes, and does not tell what is in it.
+        copies_slices: cutting a result into parts along its last axis takes longer than the narrower products that make the
+            parts one by one.
         aliases: other short names.
     """
 
@@ -53,6 +55,7 @@ class Provider:
     emulator_options: Mapping[str, str] = field(default_factory=dict)
     plugin: str = ""
     compiles: bool = False
+    copies_slices: bool = False
     aliases: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -122,7 +125,8 @@ _ALL = (
     Provider("CPUExecutionProvider", "cpu", "onnxruntime", 23, "any CPU"),
     Provider(
         "OpenVINOExecutionProvider", "openvino", "onnxruntime-openvino", 21, "Intel and AMD CPUs, Intel GPUs and NPUs",
-        optimize=False, compiles=True, provider_options={"device_type": "CPU", "num_of_threads": "{threads}"}, aliases=("ov",),
+        optimize=False, compiles=True, copies_slices=True, aliases=("ov",),
+        provider_options={"device_type": "CPU", "num_of_threads": "{threads}"},
     ),
     Provider("CUDAExecutionProvider", "cuda", "onnxruntime-gpu", 21, "NVIDIA GPUs with CUDA 12"),
     Provider(

@@ -98,7 +98,7 @@ class Interpreter:
         self.graph = graph
         self.hook = hook
         self._constants: dict[tuple[int, str], Tensor] = {}
-        self._last_use = {id(graph): _last_uses(graph)}
+        self._last_use = {id(graph): last_uses(graph)}
 
     def __call__(
         self, inputs: Sequence[Tensor], env: Mapping[str, int] | None = None, states: Mapping[str, Tensor] | None = None
@@ -117,7 +117,7 @@ class Interpreter:
             fresh = torch.zeros(resolve(state.shape, env), dtype=TORCH[state.dtype])
             values[state] = states.get(state.name, fresh)
         if id(graph) not in self._last_use:
-            self._last_use[id(graph)] = _last_uses(graph)
+            self._last_use[id(graph)] = last_uses(graph)
         dead_after = self._last_use[id(graph)]
         for node in graph.nodes:
             operands = [None if v is None else values[v] for v in node.inputs]
@@ -150,7 +150,8 @@ class Interpreter:
             raise PlanishError(f"op {node.op!r} has no reference meaning", "register one beside its schema") from None
 
 
-def _last_uses(graph: Graph) -> dict[Node, list[Value]]:
+def last_uses(graph: Graph) -> dict[Node, list[Value]]:
+    """What is not read any more behind a node, its own results included; outputs of the graph are never among them."""
     seen: set[Value] = set(graph.outputs)
     dead: dict[Node, list[Value]] = {}
     for node in reversed(list(graph.nodes)):

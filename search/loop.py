@@ -222,8 +222,7 @@ class Search:
             self.executor, request.seed, self.journal.reader("loss"), self.journal.writer("loss"),
         )  # fmt: skip
         calibrate_units(request.graph, self.units, request.batches, self.store, self.tools.progress)
-        if self.tools.tidy is not None:
-            self.tools.tidy()  # losses take more memory than anything else: what builds left goes before them, too
+        self._tidy()  # losses take more memory than anything else: what builds left goes before them, too
         self.table = METHODS[effort.sensitivity]().table(job)
         if effort.pairs:
             pairwise(job, self.table, effort.pairs)
@@ -231,8 +230,7 @@ class Search:
             key: {t: float(np.mean(v)) for t, v in terms.items()} for key, terms in self.table.losses.items()
         }
         self.pairs = dict(self.table.pairs)
-        if self.tools.tidy is not None:
-            self.tools.tidy()
+        self._tidy()
         self._ended("sensitivity")
 
     # -- solve -------------------------------------------------------------------------------------------------------
@@ -489,12 +487,17 @@ class Search:
         results: list[tuple[Trial, Variant, dict[str, np.ndarray], list[Verdict]]] = []
         for number, trial in enumerate(sequence):
             self._say(f"proving on the final samples: {trial.label}", number, len(sequence), step="proof")
+            self._tidy()
             variant = self._open.get(trial.id) or self.tools.build(self._plan(trial.assignment))
             self._open[trial.id] = variant
+            self._tidy()
             scores = judge.scores(variant if trial.id else None)
             results.append((trial, variant, scores, judge.verdicts(scores)))
             if not all(v.holds for v in results[-1][3]):
                 break
+            for proved, *_ in results[:-1]:  # what is cheaper holds, too: but for float they are not needed any more
+                if proved.id and proved.id in self._open:
+                    self._open.pop(proved.id).close()
         at = fixed_sequence([r[3] for r in results])
         if at is None:
             raise infeasible(self.request, allowed, results[0][3])
@@ -519,6 +522,10 @@ class Search:
             f"the plan found takes {own * 1e3:.3g} ms a call and float {float_seconds * 1e3:.3g} ms: the model stays float"
         )
         return results[0]
+
+    def _tidy(self) -> None:
+        if self.tools.tidy is not None:
+            self.tools.tidy()
 
     # -- progress ----------------------------------------------------------------------------------------------------
     def _say(self, what: str, done: int = 0, total: int = 0, step: str = "") -> None:

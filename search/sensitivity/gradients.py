@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...compiler.graph import Value
-from ...compiler.interpret import bind_symbols, ordered_inputs, to_torch
+from ...compiler.interpret import bind_symbols, last_uses, ordered_inputs, to_torch
 from ...passes.batching import batch_symbol
 from .curvature import Compared, directions
 from .replay import Replay, initial_states, is_constant
@@ -64,30 +64,39 @@ def estimate(context: Context, task: Passes) -> list[dict[Choice, Losses]]:
 
 
 def _estimate(context: Context, task: Passes) -> list[dict[Choice, Losses]]:
-    symbol = batch_symbol(context.graph)
     variants = Variants(context.graph, context.store)
     compared = Compared.of(context.scorer, context.references[0], context.batches[0])
     found: dict[int, dict[Choice, Losses]] = {b: {} for b in task.batches}
     for group in _groups(context, compared, task):
-        for index, unit in enumerate(context.units):
-            pieces = Replay.pieces_of(context.graph, context.nodes(unit.name))
-            candidates = [p for p in unit.candidates if p != FLOAT]
-            errors: list[dict[Value, list[Tensor]]] = [defaultdict(list) for _ in group]
-            for precision in candidates:
-                for nodes in pieces:
-                    small = variants(index, nodes, precision)
-                    for held, wrong in zip(group, errors, strict=True):
-                        made = small({v.name: t for v, t in held.operands.items()}, held.env)
-                        for v, t in zip((v for n in nodes for v in n.outputs), made, strict=True):
-                            wrong[v].append(t.float() - held.operands[v].float())
-                variants.forget()  # weights of one candidate at a time
-            for held, wrong in zip(group if candidates else (), errors, strict=bool(candidates)):
-                rows = context.batches[held.batch].rows
-                for kind, gradients in zip(compared, held.gradients, strict=True):
-                    losses = _losses(gradients, wrong, len(candidates), rows, symbol, task)
-                    for precision, loss in zip(candidates, losses, strict=True):
-                        found[held.batch].setdefault((unit.name, precision), {}).update(dict.fromkeys(kind.terms, loss))
+        _judge(context, variants, compared, task, group, found)
+        group.clear()  # before the next one is made: both would be there at once
     return [found[b] for b in task.batches]
+
+
+def _judge(
+    context: Context, variants: Variants, compared: Sequence[Compared], task: Passes, group: Sequence[_Held],
+    found: Mapping[int, dict[Choice, Losses]],
+) -> None:  # fmt: skip
+    """Put the estimated losses of every candidate on the batches of ``group`` into ``found``."""
+    symbol = batch_symbol(context.graph)
+    for index, unit in enumerate(context.units):
+        pieces = Replay.pieces_of(context.graph, context.nodes(unit.name))
+        candidates = [p for p in unit.candidates if p != FLOAT]
+        errors: list[dict[Value, list[Tensor]]] = [defaultdict(list) for _ in group]
+        for precision in candidates:
+            for nodes in pieces:
+                small = variants(index, nodes, precision)
+                for held, wrong in zip(group, errors, strict=True):
+                    made = small({v.name: t for v, t in held.operands.items()}, held.env)
+                    for v, t in zip((v for n in nodes for v in n.outputs), made, strict=True):
+                        wrong[v].append(t.float() - held.operands[v].float())
+            variants.forget()  # weights of one candidate at a time
+        for held, wrong in zip(group if candidates else (), errors, strict=bool(candidates)):
+            rows = context.batches[held.batch].rows
+            for kind, gradients in zip(compared, held.gradients, strict=True):
+                losses = _losses(gradients, wrong, len(candidates), rows, symbol, task)
+                for precision, loss in zip(candidates, losses, strict=True):
+                    found[held.batch].setdefault((unit.name, precision), {}).update(dict.fromkeys(kind.terms, loss))
 
 
 def _losses(
@@ -139,7 +148,7 @@ _SECOND_ORDER: dict[str, Callable[[list[Tensor], list[Tensor]], Tensor]] = {"pro
 
 
 def _groups(context: Context, compared: Sequence[Compared], task: Passes) -> Iterator[list[_Held]]:
-    """Batches with their gradients, as many at a time as fit the memory."""
+    """Batches with their gradients, as many at a time as fit the memory; the list is to be emptied in between."""
     group: list[_Held] = []
     size = 0
     for index in task.batches:
@@ -149,7 +158,7 @@ def _groups(context: Context, compared: Sequence[Compared], task: Passes) -> Ite
         size += sum(t.nbytes for gradients in held.gradients for t in gradients.values())
         if size > MOST_HELD_BYTES:
             yield group
-            group, size = [], 0
+            size = 0
     if group:
         yield group
 
@@ -190,14 +199,16 @@ def _forward(
     values: dict[Value, Tensor] = {**dict(zip(graph.inputs, tensors, strict=True)), **initial_states(graph, env)}
     operands: dict[Value, Tensor] = {}
     leaves: dict[Value, Tensor] = {}
+    dead_after = last_uses(graph)
     for node in graph.nodes:
         outcome = interpreter.evaluate(node, [None if v is None else values[v] for v in node.inputs], env)
         values.update(zip(node.outputs, outcome, strict=True))
-        if node not in members:
-            continue
-        operands.update({v: values[v].detach() for v in node.operands if not is_constant(v)})
-        for value, tensor in zip(node.outputs, outcome, strict=True):
-            if tensor.is_floating_point() and not tensor.requires_grad:
-                tensor.requires_grad_()  # the first units: nothing before them asks for a gradient
-            leaves[value] = tensor
+        if node in members:
+            operands.update({v: values[v].detach() for v in node.operands if not is_constant(v)})
+            for value, tensor in zip(node.outputs, outcome, strict=True):
+                if tensor.is_floating_point() and not tensor.requires_grad:
+                    tensor.requires_grad_()  # the first units: nothing before them asks for a gradient
+                leaves[value] = tensor
+        for value in dead_after.get(node, ()):  # what the backward pass needs, it keeps itself
+            del values[value]
     return [values[v] for v in graph.outputs], leaves, operands, env

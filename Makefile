@@ -15,7 +15,7 @@ EPS    := .ep-venvs/openvino/.installed .ep-venvs/qnn/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo eps test fuzz check bench bench-search docs clean
+.PHONY: help demo eps test fuzz check bench bench-search bench-onnx docs clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1#/' | column -t -s '#'
@@ -64,6 +64,10 @@ check: $(STAMP)  ## formatting, lint, types, layering
 bench: $(STAMP)  ## side by side with the peers (sets up bench/.peers-venv on first use)
 	$(BIN)/python bench/peers/setup.py $(if $(INDEX),--index $(INDEX))
 	$(BIN)/python -m planish.bench $(ARGS)
+
+bench-onnx: $(EPS)  ## exported models through ONNX Runtime beside its own recipes and NNCF's
+	$(BIN)/python bench/peers/setup.py $(if $(INDEX),--index $(INDEX))
+	$(BIN)/python -m planish.bench.ort $(ARGS)
 
 bench-search: $(STAMP)  ## what the search promises, measured; ARGS="bars fronts solvers promise endtoend" chooses, --quick looks
 	$(BIN)/python bench/peers/setup.py $(if $(INDEX),--index $(INDEX))

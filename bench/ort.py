@@ -9,6 +9,7 @@ and has an environment of its own, without which it is left out.
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import statistics
@@ -21,18 +22,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 from ..compiler.errors import PlanishError
 from .machine import BENCH, CACHE, PEERS_PYTHON, ROOT, cores, cpu_name, thread_environment
 from .ort_models import MODELS, OWN, Model
 from .progress import say
-from .report import Floor, Table, ratio
+from .report import Floor, Table, ratio, write_results
+from .screen import show
 
 #: Provider -> the Python of an environment that has it.
 PYTHONS = {"cpu": Path(sys.executable), "openvino": ROOT / ".ep-venvs" / "openvino" / "bin" / "python"}
 #: How many times faster than the fastest peer of no better quality, through the CPU provider; and through OpenVINO than NNCF.
 FLOORS = {"cpu": 1.15, "openvino": 1.0}
 FOLDER = CACHE / "ort"
+RESULTS, FIGURES = BENCH / "RESULTS.md", BENCH / "onnx.json"
+MARKERS = ("<!-- onnx: begin (written by `make bench-onnx`) -->", "<!-- onnx: end -->")
+#: Sessions of one model differ by a per cent or two from process to process, by where their memory lies.
+PROCESSES = 4
 #: Two cosines that differ by less are alike: float is float, and integers round.
 ALIKE = 1e-6
 
@@ -43,7 +50,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         RuntimeError: a provider is asked for whose environment is missing.
     """
-    found: dict[str, Any] = {"cpu": cpu_name(), "clock": options.clock, "runs": []}
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    found: dict[str, Any] = {"date": date, "cpu": cpu_name(), "clock": options.clock, "runs": []}
     for provider in options.providers.split(","):
         if not PYTHONS[provider].exists():
             say(f"{provider}: {PYTHONS[provider]} is missing; left out")
@@ -94,18 +102,26 @@ def _side_by_side(
     given = {k: v.replace("{threads}", "1") for k, v in settings.options.items()}
     job = {
         "provider": settings.provider, "options": given, "core": cores(1)[0],
-        "seconds": options.seconds, "inputs": str(place / "inputs.npz"), "result": str(place / "result.json"),
-        "models": _with_levels(paths, settings.optimize), "shapes": list(timed), "texts": len(samples),
-        "mean": model.mean,
+        "seconds": options.seconds / PROCESSES, "inputs": str(place / "inputs.npz"),
+        "result": str(place / "result.json"), "models": _with_levels(paths, settings.optimize), "shapes": list(timed),
+        "texts": len(samples), "mean": model.mean,
     }  # fmt: skip
-    (place / "job.json").write_text(json.dumps(job))
-    say(f"{model.name}, {provider}: timing")
     command = [str(PYTHONS[provider]), str(BENCH / "ort_child.py"), str(place / "job.json")]
-    done = subprocess.run(command, env={**os.environ, **thread_environment(1)}, check=False)
-    if done.returncode:
-        raise RuntimeError(f"the comparison through {provider} ended with status {done.returncode}")
-    result: dict[str, Any] = json.loads((place / "result.json").read_text())
-    return result
+    whole: dict[str, Any] = {}
+    for number in range(PROCESSES):
+        say(f"{model.name}, {provider}: timing {number + 1}/{PROCESSES}")
+        (place / "job.json").write_text(json.dumps({**job, "texts": 0 if number else len(samples)}))
+        done = subprocess.run(command, env={**os.environ, **thread_environment(1)}, check=False)
+        if done.returncode:
+            raise RuntimeError(f"the comparison through {provider} ended with status {done.returncode}")
+        result: dict[str, Any] = json.loads((place / "result.json").read_text())
+        whole = whole or {**result, "speed": {}}
+        for shape, found in result["speed"].items():
+            for name, clocks in found.items():
+                kept = whole["speed"].setdefault(shape, {}).setdefault(name, {"wall": [], "cpu": []})
+                for clock, figures in clocks.items():
+                    kept[clock] += figures
+    return whole
 
 
 def _with_levels(paths: Mapping[str, Path], optimize: bool) -> dict[str, tuple[str, bool]]:
@@ -175,6 +191,15 @@ def tables(figures: Mapping[str, Any]) -> list[Table]:
     return found
 
 
+def _rounded(figures: Any) -> Any:
+    """Numbers to six digits: more says nothing of a time."""
+    if isinstance(figures, dict):
+        return {k: _rounded(v) for k, v in figures.items()}
+    if isinstance(figures, list):
+        return [_rounded(v) for v in figures]
+    return float(f"{figures:.6g}") if isinstance(figures, float) else figures
+
+
 def main() -> None:
     """Measure, print the tables and the floors, and write the figures where asked for."""
     parser = argparse.ArgumentParser(description="planish's ONNX exports beside the recipes of ONNX Runtime and NNCF.")
@@ -183,15 +208,24 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="of timing, for each shape")
     parser.add_argument("--samples", type=int, default=400, help="that quality is judged on")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
-    parser.add_argument("--output", type=Path, help="the figures as JSON")
+    parser.add_argument("--tables", action="store_true", help="measure nothing; tables from onnx.json")
+    parser.add_argument("--no-write", action="store_true", help="leave RESULTS.md and onnx.json alone")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
-    figures = measure(options)
-    if options.output is not None:
-        options.output.write_text(json.dumps(figures) + "\n")
-    for table in tables(figures):
-        print(table.markdown())
-    print(Table("Floors", ["", "floor", "measured", ""], [f.row() for f in floors(figures)]).markdown())
+    figures = json.loads(FIGURES.read_text()) if options.tables else measure(options)
+    console = Console(width=max(110, Console().width))
+    body = [
+        Table("Floors of the exports", ["", "floor", "measured", ""], [f.row() for f in floors(figures)]),
+        *tables(figures),
+    ]
+    for table in body:
+        show(table, console)
+    if options.no_write or options.only:
+        return
+    FIGURES.write_text(json.dumps(_rounded(figures)) + "\n")
+    head = f"Measured on {figures['date']} by `python -m planish.bench.ort`.\n\n- CPU: {figures['cpu']}\n\n"
+    write_results(RESULTS, head + "\n".join(table.markdown() for table in body), MARKERS)
+    console.print(f"written: {RESULTS}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from .peers_onnxruntime import OnnxRuntime
 from .progress import say
 
 Inputs = Mapping[str, npt.NDArray[Any]]
-#: What planish exports, by provider: the precision of the whole model.
-OWN = {"cpu": {"MiniLM": ("f32", "w8a8-dynamic", "w8a8"), "ResNet-50": ("w8a8",)},
-       "openvino": {"MiniLM": ("f32", "w8a8"), "ResNet-50": ("w8a8",)}}  # fmt: skip
+#: What planish exports, by provider: the precision of the whole model, and the method for its weights if not the usual one.
+OWN = {"cpu": {"MiniLM": ("f32", "w8a8-dynamic", "w8a8", "w8a8 gptq"), "ResNet-50": ("w8a8",)},
+       "openvino": {"MiniLM": ("f32", "w8a8", "w8a8 gptq"), "ResNet-50": ("w8a8",)}}  # fmt: skip
 
 
 class Model(ABC):
@@ -72,11 +72,15 @@ class Model(ABC):
         import planish
 
         from ..backends.onnx.export import export
+        from ..compiler.plan import Plan, Rule
+        from ..compiler.precision import PRECISIONS
         from ..runtime.archive import Archive
 
-        path = folder / f"own-{provider}-{precision}"
+        path = folder / f"own-{provider}-{precision.replace(' ', '-')}"
         module, args, kwargs, dynamic_shapes = self.example()
-        wanted = None if precision == "f32" else precision
+        name, _, weights = precision.partition(" ")
+        rule = Rule("*", PRECISIONS[name], weights=weights or None)
+        wanted = None if name == "f32" else Plan((rule,))
         artifact = planish.compile(
             module, args, kwargs, dynamic_shapes=dynamic_shapes, target=f"onnx:{provider}", precision=wanted,
             calibration=self.calibration(),

@@ -24,12 +24,19 @@ def _static(shape: Sequence[Dim]) -> tuple[int, ...] | None:
     return sizes if len(sizes) == len(shape) else None
 
 
-def normalised(c: Calculation, x: str, axes: Sequence[int], eps: float, centred: bool = True) -> str:
-    """``x`` less its mean (``centred``) over the root of its mean square, over axes."""
+def normalised(
+    c: Calculation, x: str, axes: Sequence[int], eps: float, centred: bool = True, known: bool = False
+) -> str:  # fmt: skip
+    """``x`` less its mean (``centred``) over the root of its mean square, over axes.
+
+    ``known``: the square is a power, by which providers that compile graphs know a norm again; ONNX Runtime does, too, and
+    makes an operator of it whose ``eps`` and weights are f32, so it is for f32.
+    """
     at = c.at
     if centred:
         x = c("Sub", x, reduce(at, "ReduceMean", x, c.dtype, axes, True))
-    square = reduce(at, "ReduceMean", c("Mul", x, x), c.dtype, axes, True)
+    squares = c("Pow", x, 2.0) if known else c("Mul", x, x)
+    square = reduce(at, "ReduceMean", squares, c.dtype, axes, True)
     return c("Div", x, c("Sqrt", c("Add", square, eps)))
 
 
@@ -46,7 +53,7 @@ def _layer_norm(at: Emitter, node: Node) -> str:
             weight = at.filled(1.0, c.dtype, _static(tail) or ())
         result = at.op("LayerNormalization", [wide, weight, bias], axis=-axes, epsilon=eps, dtype=c.dtype)
         return at.cast(result, dtype)
-    result = normalised(c, wide, range(-axes, 0), eps)
+    result = normalised(c, wide, range(-axes, 0), eps, known=dtype is DType.f32 and not at.mends)
     return at.cast(_affine(c, result, weight, bias), dtype)
 
 

@@ -1,6 +1,6 @@
 """Random graphs over the whole op table: the interpreter against ONNX Runtime, at several sizes each.
 
-``make fuzz`` draws 300 for each precision behind the target's passes, CI a tenth of that; ``tests/test_fuzz.py`` has more.
+``make fuzz`` draws 510 for each precision behind the target's passes, CI 30; ``tests/test_fuzz.py`` has more.
 """
 
 from __future__ import annotations

@@ -298,7 +298,10 @@ def lower_attention(low: Lowering, region: Region, anchor: Node) -> None:
     if q.dtype not in (DType.f32, DType.bf16):
         raise LoweringError(f"there is no attention kernel for {q.dtype}")
     ((_, result),) = region.results
-    out = low.allocate(result, low.preferred_order(result))
+    order = low.preferred_order(result)
+    if order is not None and order[-1] != len(order) - 1:  # the kernel stores rows
+        order = None
+    out = low.allocate(result, order)
     kind: Literal["none", "bias", "bool"] = "none"
     mask_ref, mask_strides = NULL, [0, 0, 0, 0]
     if mask is not None:

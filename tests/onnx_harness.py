@@ -71,7 +71,7 @@ class Session:
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = 1
         settings.log_severity_level = 4
-        found = find_provider(PROVIDER).settings_for({node.op_type for node in self.model.graph.node})
+        found = find_provider(PROVIDER).settings_for(self.model.graph)
         for key, entry in found.config.items():
             settings.add_session_config_entry(key, entry)
         if not optimize:

@@ -80,7 +80,7 @@ def test_graphs_differ() -> None:
 
 
 def test_what_differed_once() -> None:
-    check([228427425, 673830755], isa.detect(), runtime=True)
+    check([228427425, 673830755, 728710657], isa.detect(), runtime=True)
 
 
 @pytest.mark.slow

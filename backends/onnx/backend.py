@@ -108,14 +108,13 @@ class OnnxBackend:
         from .table import table_for
 
         provider = find_provider(target.level)
-        operators = {node.op_type for node in load_from_string(unit.model).graph.node}
         return OnnxPart(
             name=f"{target.backend}-{provider.short}",
             binary=binary,
             source=source,
             description=unit.description,
             weights=unit.weights,
-            session=provider.settings_for(operators).to_data(),
+            session=provider.settings_for(load_from_string(unit.model).graph).to_data(),
             table=table_for(provider).provenance(),
             notes=unit.notes,
         )

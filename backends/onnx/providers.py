@@ -6,8 +6,9 @@ that it reads, whether it takes symbolic shapes. What it runs, and runs fast, is
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from ...compiler.dims import Expr
 from ...compiler.errors import UsageError
@@ -15,6 +16,9 @@ from ...compiler.graph import Graph
 from ...compiler.options import nearest
 from ...runtime.errors import ArtifactError
 from ...runtime.onnx_session import Settings, provider_version, why_not
+
+if TYPE_CHECKING:
+    from onnx import GraphProto
 
 #: The first version of ONNX Runtime that reads an opset (its "ONNX compatibility" page).
 _READS = {20: "1.17", 21: "1.20", 22: "1.21", 23: "1.22"}
@@ -69,17 +73,19 @@ class Provider:
             dict(self.emulator_options), _READS[self.opset],
         )  # fmt: skip
 
-    def settings_for(self, operators: Collection[str]) -> Settings:
+    def settings_for(self, graph: GraphProto) -> Settings:
         """What opening a session of a model takes.
 
-        Args:
-            operators: names of the operators in it. Where none of them is what ONNX Runtime's NCHWc layout is for, that rewrite
-                is left out: it can crash on what it has no business with (transposes of varying sizes, in 1.31).
+        Two rewrites of ONNX Runtime are left out on the CPU where they do harm: its layout NCHWc in a model without an operator
+        that it is for, since it can crash on others (transposes of varying sizes, in 1.31), and taking factors into products in
+        a model with constants in f64, since the factor becomes an attribute, which is f32.
         """
-        settings = self.settings
-        if self.short != "cpu" or not _WINDOWS.isdisjoint(operators):
-            return settings
-        return replace(settings, config={**settings.config, _LEAVE_OUT: "NchwcTransformer"})
+        settings, harmful = self.settings, []
+        if self.short == "cpu" and _WINDOWS.isdisjoint(node.op_type for node in graph.node):
+            harmful.append("NchwcTransformer")
+        if self.short == "cpu" and any(t.data_type == _DOUBLE for t in graph.initializer):
+            harmful.append("MatMulScaleFusion")
+        return replace(settings, config={**settings.config, _LEAVE_OUT: ";".join(harmful)}) if harmful else settings
 
     def missing(self) -> str | None:
         """What it lacks to run here, to stand after "needs"; None if nothing is missing."""
@@ -114,6 +120,7 @@ class Provider:
         return f"pip install {self.wheel}{own}; it runs on {self.runs_on}"
 
 
+_DOUBLE = 11  # TensorProto.DOUBLE, without importing onnx
 #: Operators that ONNX Runtime computes in the layout NCHWc.
 _WINDOWS = frozenset(
     {"Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Upsample", "Resize", "BatchNormalization"}

@@ -119,7 +119,7 @@ def open_session(
         LoweringError: it refuses the model, or, where ``strict``, a node of it; the nodes are named.
     """
     provider.require()
-    settings = provider.settings_for(_operators(model))
+    settings = provider.settings_for(_graph(model))
     options = session_options(settings, threads, record=True)
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
@@ -143,12 +143,12 @@ def open_session(
     return session
 
 
-def _operators(model: bytes) -> set[str]:
-    """Names of the operators in a model; none where it is damaged, which ONNX Runtime says best."""
+def _graph(model: bytes) -> onnx.GraphProto:
+    """The graph of a model; an empty one where it is damaged, which ONNX Runtime says best."""
     try:
-        return {node.op_type for node in onnx.load_from_string(model).graph.node}
+        return onnx.load_from_string(model).graph
     except DecodeError:
-        return set()
+        return onnx.GraphProto()
 
 
 def weights_of(unit: Any) -> np.ndarray | None:

@@ -51,7 +51,7 @@ eps: $(EPS)  ## environments of OpenVINO's and QNN's execution providers, which 
 test: $(PLUGIN) $(EPS)  ## every test, the slow ones included; ARGS="-m 'not slow'" leaves them out
 	PLANISH_REQUIRE_EPS=openvino $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
 
-fuzz: $(STAMP)  ## 2,000 random graphs: interpreter, CPU and ONNX Runtime have to agree (`make test` draws 120)
+fuzz: $(STAMP)  ## 2,040 random graphs: interpreter, CPU and ONNX Runtime have to agree (`make test` draws 120)
 	PLANISH_FUZZ=17 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist load tests/test_fuzz.py tests/backends/onnx/test_emit_fuzz.py $(ARGS)
 
 check: $(STAMP)  ## formatting, lint, types, layering

@@ -201,7 +201,7 @@ def _rounded(figures: Any) -> Any:
 
 
 def main() -> None:
-    """Measure, print the tables and the floors, and write the figures where asked for."""
+    """Measure, print the tables and the floors, and write everything down."""
     parser = argparse.ArgumentParser(description="planish's ONNX exports beside the recipes of ONNX Runtime and NNCF.")
     parser.add_argument("--providers", default="cpu,openvino", help="of cpu, openvino")
     parser.add_argument("--only", default="", help="a word of the model's name")
@@ -222,7 +222,8 @@ def main() -> None:
         show(table, console)
     if options.no_write or options.only:
         return
-    FIGURES.write_text(json.dumps(_rounded(figures)) + "\n")
+    if not options.tables:
+        FIGURES.write_text(json.dumps(_rounded(figures)) + "\n")
     head = f"Measured on {figures['date']} by `python -m planish.bench.ort`.\n\n- CPU: {figures['cpu']}\n\n"
     write_results(RESULTS, head + "\n".join(table.markdown() for table in body), MARKERS)
     console.print(f"written: {RESULTS}", highlight=False)

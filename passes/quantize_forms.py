@@ -17,7 +17,7 @@ from .weights import QuantisedWeight
 from .weights.smoothquant import Smoothing
 
 #: What only moves the elements of its operand.
-_VIEWS = ("reshape", "transpose")
+MOVES = ("reshape", "transpose")
 
 
 def refusal(graph: Graph, node: Node, precision: Precision) -> str | None:
@@ -102,7 +102,7 @@ def write_operand(graph: Graph, node: Node, operand: int, recipe: Recipe) -> Non
     makes them can store int8."""
     assert recipe.range is not None
     reader, value = node, node.operands[operand]
-    while value.node is not None and value.node.op in _VIEWS and value.use_count == 1 and value not in graph.outputs:
+    while value.node is not None and value.node.op in MOVES and value.use_count == 1 and value not in graph.outputs:
         reader, value = value.node, value.node.operands[0]
     scale = np.array(recipe.range.scale, np.float32)
     step = graph.add_constant(scale, f"{node.name}.{('query', 'key')[operand]}.step", before=reader)

@@ -45,7 +45,8 @@ class Request:
     @property
     def value(self) -> Value:
         """The value they read (of a lookup, its ids)."""
-        value = self.nodes[0].inputs[self.operand or int(self.nodes[0].op in ("embedding", "gather"))]
+        first = self.nodes[0]
+        value = first.inputs[int(first.op in ("embedding", "gather")) if self.operand is None else self.operand]
         assert value is not None
         return value
 

@@ -66,9 +66,8 @@ def _relu(at: Emitter, node: Node) -> str:
     x, dtype = only_input(at, node)
     if dtype is DType.u8:
         return x
-    if (
-        dtype.is_float and dtype is not DType.f64
-    ):  # ONNX Runtime merges Relu with a Clip behind it, and fails where they are f64
+    # ONNX Runtime merges Relu with a Clip behind it, and fails where they are f64.
+    if dtype.is_float and dtype is not DType.f64:
         return at.compute("Relu", [x], dtype)
     return Calculation(at, dtype)("Max", x, 0)
 

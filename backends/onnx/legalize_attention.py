@@ -7,11 +7,9 @@ import numpy as np
 from ...compiler.graph import Graph, Node, Value
 from ...compiler.pass_protocol import PassContext
 from ...compiler.types import DType
+from ...passes.quantize_forms import MOVES
 from .precisions import WHOLE_ATTENTION
 from .table import Table
-
-#: What only moves the elements of its operand.
-VIEWS = ("reshape", "transpose")
 
 
 def scale_queries(graph: Graph, table: Table, context: PassContext) -> bool:
@@ -37,7 +35,7 @@ def reaches_scores(value: Value) -> bool:
     for user in value.users:
         if user.op == "attention" and value in user.operands[:2]:
             return True
-        if user.op in VIEWS and reaches_scores(user.output):
+        if user.op in MOVES and reaches_scores(user.output):
             return True
     return False
 
@@ -82,7 +80,7 @@ def _passes(graph: Graph, node: Node) -> bool:
     """Whether a factor of its operand is one of its result, or can be made one."""
     if node.op in ("quantize", "dequantize"):
         return all(graph.array(v) is not None for v in node.operands[1:])
-    return node.op in VIEWS
+    return node.op in MOVES
 
 
 def _times(graph: Graph, weight: Value | None, factor: float, before: Node) -> Value | None:

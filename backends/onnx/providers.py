@@ -81,9 +81,11 @@ class Provider:
         a model with constants in f64, since the factor becomes an attribute, which is f32.
         """
         settings, harmful = self.settings, []
-        if self.short == "cpu" and _WINDOWS.isdisjoint(node.op_type for node in graph.node):
+        if self.short != "cpu":
+            return settings
+        if _WINDOWS.isdisjoint(node.op_type for node in graph.node):
             harmful.append("NchwcTransformer")
-        if self.short == "cpu" and any(t.data_type == _DOUBLE for t in graph.initializer):
+        if any(t.data_type == _DOUBLE for t in graph.initializer):
             harmful.append("MatMulScaleFusion")
         return replace(settings, config={**settings.config, _LEAVE_OUT: ";".join(harmful)}) if harmful else settings
 

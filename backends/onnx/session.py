@@ -119,7 +119,8 @@ def open_session(
         LoweringError: it refuses the model, or, where ``strict``, a node of it; the nodes are named.
     """
     provider.require()
-    settings = provider.settings_for(_graph(model))
+    parsed = _parsed(model)
+    settings = provider.settings_for(parsed.graph)
     options = session_options(settings, threads, record=True)
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
@@ -133,7 +134,7 @@ def open_session(
         opened = _open(model, weights, settings, options=options)
     except RunError as error:
         raise LoweringError(error.message, error.hint) from error
-    session = Session(opened, onnx.load_from_string(model), provider, weights)
+    session = Session(opened, parsed, provider, weights)
     if strict:
         try:
             check_strict(session.placements, provider)
@@ -143,12 +144,12 @@ def open_session(
     return session
 
 
-def _graph(model: bytes) -> onnx.GraphProto:
-    """The graph of a model; an empty one where it is damaged, which ONNX Runtime says best."""
+def _parsed(model: bytes) -> onnx.ModelProto:
+    """A model; an empty one where it is damaged, which ONNX Runtime says best."""
     try:
-        return onnx.load_from_string(model).graph
+        return onnx.load_from_string(model)
     except DecodeError:
-        return onnx.GraphProto()
+        return onnx.ModelProto()
 
 
 def weights_of(unit: Any) -> np.ndarray | None:
